@@ -1,0 +1,379 @@
+"""Backpropagation through time: linearize once, in parallel over time; then one linear recursion.
+
+Forward, for t = 1 … T, with s[0] the initial state and u the drive (`Cell.drive`):
+
+    s[t], res[t] = step(s[t-1], u[t])                                                        (1)
+
+Backward, for t = T … 1, with g[t] = ∂R̂/∂h[t] directly (zero where the label is empty), the
+adjoint λ[t] = dR̂/ds[t] and the Jacobian J[t] = ∂s[t]/∂s[t-1]:
+
+    λ[t-1] = g[t-1] + J[t]ᵀ λ[t]                                                             (2)
+    dR̂/dθ  = Σ M[t]ᵀ λ[t],    M[t] = ∂s[t]/∂θ at fixed s[t-1]                                (3)
+
+Both run over *chunks* of K steps. What does not depend on the recursion stands outside the loop
+over steps, for a whole chunk at once: the drive before (1), the coefficients of every J[t]
+(`Cell.linearize`) before (2), the sum (3) after it. So the loop over steps holds one matrix
+product each way and carries no gradient of a weight, the products outside have K·B rows, and the
+working set is a chunk's, not the sequence's.
+
+A masked step copies the state; a reset step starts from the initial state again; a truncated step
+cuts the adjoint. With select(p, a, b) = a where p, else b, and s̃ the state a step starts from:
+
+    s̃[t-1] = select(reset[t], s[0], s[t-1])                                                  (4)
+    s[t]   = select(mask[t], step(s̃[t-1], u[t]), s̃[t-1])                                     (5)
+    λ̃[t-1] = select(mask[t], J[t]ᵀ λ[t], λ[t])                                               (6)
+    λ[t-1] = g[t-1] + select(reset[t] or cut[t], 0, λ̃[t-1])                                  (7)
+    dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (8)
+
+All of it by selection, never by multiplication, so that NaN in a masked input stays there.
+"""
+
+import math
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from jaxrnn import checks
+from jaxrnn.cells.base import Cell, transposed, wide
+
+Store = Literal["states", "residuals", "boundaries"]
+
+# Rows (K·B) of the products outside the loops. From 192 to 1024 rows the whole gradient takes the
+# same time; beyond, the results outgrow the cache; below, the products lose efficiency.
+CHUNK_ROWS = 512
+
+
+class Plan(NamedTuple):
+    """How to run: all that is static. See `unroll`."""
+
+    chunk: int
+    store: Store
+    truncate: int | None
+
+
+def unroll(
+    cell: Cell,
+    params: Any,
+    state: Any | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    mask: Bool[Array, "T *B"] | None = None,
+    reset: Bool[Array, "T *B"] | None = None,
+    reverse: bool = False,
+    truncate: int | None = None,
+    chunk: int | None = None,
+    store: Store = "states",
+) -> tuple[Any, Float[Array, "T *B H"]]:
+    """Runs a cell over a sequence; its gradient is BPTT, written by hand, (1) to (8) above.
+
+    Reverse mode of any order works, forward mode over reverse mode too; forward mode alone does
+    not go through a hand-written backward pass: use `unroll_autodiff` for it. Gradients are exact
+    with respect to `params`, `state` and `xs`, and have their dtypes.
+
+    Args:
+      cell: a `Cell`, such as `jaxrnn.lstm`. Static.
+      params: the cell's parameters, `cell.init(key, I, H)`, of one floating dtype.
+      state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`, zeros.
+      xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T may be 0.
+      mask: True where there is an input. A masked step (False) copies the state and outputs zero;
+        whatever stands in its `xs`, NaN included, reaches no output and no gradient.
+      reset: True where the state before the step is replaced by `state`, as at the start of an
+        episode. The gradient goes to `state`, and not further back.
+      reverse: run from the last step to the first. The returned state is the one after step 0;
+        with a mask each sequence is reversed within its own mask. `reset` and `truncate` count in
+        the order of the run: a reset step starts from `state` and goes on to the step before it.
+      truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT with
+        windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
+      chunk: K, the steps that are linearized at once, 1 ≤ K; default: about 512 rows K·B, or √T
+        for `store="boundaries"`. It changes speed and memory, not the result.
+      store: what the forward pass keeps, per step, for the backward one. "states": the states,
+        and the gates are computed again, in parallel over time. "residuals": the gates too; less
+        arithmetic, more memory. "boundaries": only each chunk's first state; every chunk is run
+        forward again, memory O(T/K + K).
+
+    Returns:
+      The last state, and the outputs `hs [T, *B, H]`.
+
+    Raises:
+      TypeError: if `cell` is no Cell, or a dtype does not fit.
+      ValueError: if a shape or an option does not fit.
+
+    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
+    IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
+    """
+    xs, state, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    plan = _plan(xs, chunk, store, truncate)
+    linked = _negated(reset)
+    if reverse:
+        xs, mask, linked = _flipped((xs, mask, linked))
+    last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
+    return last, _flipped(hs) if reverse else hs
+
+
+def unroll_autodiff(
+    cell: Cell,
+    params: Any,
+    state: Any | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    mask: Bool[Array, "T *B"] | None = None,
+    reset: Bool[Array, "T *B"] | None = None,
+    reverse: bool = False,
+    truncate: int | None = None,
+    chunk: int | None = None,
+    store: Store = "states",
+) -> tuple[Any, Float[Array, "T *B H"]]:
+    """`unroll` as one plain scan that JAX differentiates: the tests' oracle, and forward mode.
+
+    Same arguments, results and errors as `unroll`; `chunk` and `store` are checked and change
+    nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
+    """
+    xs, state, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    linked = _negated(reset)
+    uncut = _uncut(_plan(xs, chunk, store, truncate), xs.shape[0])
+    us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
+
+    def over_step(before, inputs):
+        u, m, linked, uncut = inputs
+        before = _select(uncut, before, lax.stop_gradient(before))
+        before = _select(linked, before, state)
+        after, _ = cell.step(params, before, u)
+        after = _select(m, after, before)
+        return after, _select(m, after.h, jnp.zeros_like(after.h))
+
+    uncut = _flipped(uncut) if reverse else uncut  # counted in the order of the run
+    return lax.scan(over_step, state, (us, mask, linked, uncut), reverse=reverse)
+
+
+def step(
+    cell: Cell, params: Any, state: Any | None, x: Float[Array, "*B I"]
+) -> tuple[Any, Float[Array, "*B H"]]:
+    """One step, for streaming: the very function that `unroll` scans.
+
+    Args:
+      cell: a `Cell`. Static.
+      params: the cell's parameters.
+      state: the state before the step, leaves `[*B, H]`; None for zeros.
+      x: the input, `[*B, I]`, in the dtype of `params`.
+
+    Returns:
+      The state after the step, and the output `h [*B, H]`.
+
+    Raises:
+      TypeError, ValueError: as `unroll`.
+    """
+    xs, before, _, _ = checks.sequence(cell, params, state, jnp.asarray(x)[None], None, None)
+    after, _ = cell.step(params, before, cell.drive(params, xs[0]))
+    return after, after.h
+
+
+def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]:
+    """The mask `[T, *B]` of sequences of the given lengths `[*B]` (integers), T = `size`.
+
+    A sequence of length 0 is masked throughout; a length above T counts as T.
+
+    Raises:
+      TypeError: if the lengths are not integers.
+    """
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"`lengths` must be integers, but got {lengths.dtype}.")
+    return jnp.arange(size).reshape(-1, *[1] * lengths.ndim) < lengths
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _unroll(cell, plan, params, state, xs, mask, linked):
+    return _forward(cell, plan, params, state, xs, mask, linked)[0]
+
+
+def _unroll_fwd(cell, plan, params, state, xs, mask, linked):
+    # `_forward` and not `_unroll`: JAX differentiates it for derivatives of second order.
+    outputs, saved = _forward(cell, plan, params, state, xs, mask, linked)
+    return outputs, (params, state, xs, mask, linked, saved)
+
+
+def _forward(cell, plan, params, state, xs, mask, linked):
+    """(1), chunk by chunk: ((s[T], hs), what the backward pass needs)."""
+    keep = plan.store != "boundaries"
+
+    def over_chunk(first, _, inputs):
+        last, states, res = _run(cell, params, state, first, *inputs)
+        res = res if plan.store == "residuals" else None
+        return last, first, (states if keep else states.h, res)
+
+    last, firsts, (states, res) = _scan_chunks(
+        over_chunk, plan.chunk, state, None, (xs, mask, linked)
+    )
+    hs, states = (states.h, states) if keep else (states, None)
+    return (last, _select(mask, hs, jnp.zeros_like(hs))), (firsts, states, res)
+
+
+def _run(cell, params, initial, first, xs, mask, linked):
+    """One chunk of the forward pass from the state `first`: the last state, all states and res."""
+    us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
+
+    def over_step(before, inputs):
+        u, m, linked = inputs
+        before = _select(linked, before, initial)  # (4)
+        after, res = cell.step(params, before, u)  # (1)
+        after = _select(m, after, before)  # (5)
+        return after, (after, res)
+
+    last, (states, res) = lax.scan(over_step, first, (us, mask, linked))
+    return last, states, res
+
+
+def _backward(cell, plan, saved, cotangents):
+    """(2) and (3), chunk by chunk, from the last to the first: the cotangents of the inputs."""
+    params, state, xs, mask, linked, (firsts, states, res) = saved
+    adjoint, dhs = cotangents
+    params_t = transposed(params)
+    uncut = _uncut(plan, xs.shape[0])
+    zero = jax.tree.map(jnp.zeros_like, state)
+
+    def over_chunk(carry, first, inputs):
+        adjoint, dstate, dparams = carry
+        xs, mask, linked, uncut, states, res, dhs = inputs
+        # All that does not depend on λ, for the whole chunk at once.
+        if plan.store == "boundaries":
+            _, states, res = _run(cell, params, state, first, xs, mask, linked)
+        xs = _select(mask, xs, jnp.zeros_like(xs))
+        befores = jax.tree.map(lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states)
+        befores = _select(linked, befores, state)  # (4)
+        if plan.store == "states":
+            _, res = cell.step(params, befores, cell.drive(params, xs))
+        lin = cell.linearize(params, befores, states, res)
+        gs = _select(mask, dhs, jnp.zeros_like(dhs))
+
+        def over_step(carry, inputs):
+            adjoint, dstate = carry
+            g, lin, m, linked, uncut = inputs
+            adjoint = adjoint._replace(h=adjoint.h + g)  # (2)
+            back = _select(m, cell.state_vjp(params_t, lin, adjoint), adjoint)  # (6)
+            if linked is not None:
+                dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (8)
+            return (_select(uncut, _select(linked, back, zero), zero), dstate), adjoint  # (7)
+
+        (adjoint, dstate), adjoints = lax.scan(
+            over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut), reverse=True
+        )
+        adjoints = _select(mask, adjoints, zero)
+        dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
+        return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), None, dxs
+
+    sums = jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p.dtype)), params)
+    (adjoint, dstate, dparams), _, dxs = _scan_chunks(
+        over_chunk,
+        plan.chunk,
+        (adjoint, zero, sums),
+        firsts,
+        (xs, mask, linked, uncut, states, res, dhs),
+        reverse=True,
+    )
+    dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
+    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None
+
+
+_unroll.defvjp(_unroll_fwd, _backward)
+
+
+def _scan_chunks(body, chunk, carry, per_chunk, per_step, reverse=False):
+    """`lax.scan` of `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
+
+    `per_step` leaves are `[T, ...]`, and `body` sees `[K, ...]` of them; `per_chunk` leaves are
+    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop; where
+    K = T there is no loop. Returns the carry, and both kinds of output in the same layout.
+    """
+    size = jax.tree.leaves(per_step)[0].shape[0]
+    count, tail = (0, size) if size == chunk else divmod(size, chunk)
+    whole = size - tail
+
+    def run_whole(carry):
+        chunks = jax.tree.map(lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step)
+        firsts = jax.tree.map(lambda a: a[:count], per_chunk)
+
+        def over_chunk(carry, inputs):
+            carry, once, ys = body(carry, *inputs)
+            return carry, (once, ys)
+
+        carry, (once, ys) = lax.scan(over_chunk, carry, (firsts, chunks), reverse=reverse)
+        return carry, (once, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys))
+
+    def run_tail(carry):
+        rest = jax.tree.map(lambda a: a[whole:], per_step)
+        carry, once, ys = body(carry, jax.tree.map(lambda a: a[-1], per_chunk), rest)
+        return carry, (jax.tree.map(lambda a: a[None], once), ys)
+
+    if not tail or not count:
+        carry, outputs = run_tail(carry) if tail else run_whole(carry)
+    elif reverse:
+        carry, end = run_tail(carry)
+        carry, start = run_whole(carry)
+        outputs = _concatenated(start, end)
+    else:
+        carry, start = run_whole(carry)
+        carry, end = run_tail(carry)
+        outputs = _concatenated(start, end)
+    return carry, *outputs
+
+
+def _concatenated(start, end):
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
+
+
+def _select(where, a, b):
+    """a where `where`, else b, for trees; None is True everywhere.
+
+    `where` has the leading axes of a, b broadcasts against it.
+    """
+    if where is None:
+        return a
+
+    def select(a, b):
+        return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
+
+    return jax.tree.map(select, a, b)
+
+
+def _negated(reset):
+    """True where a step is linked with the one before it."""
+    return None if reset is None else ~reset
+
+
+def _flipped(tree):
+    """Every leaf, backwards in time."""
+    return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)
+
+
+def _uncut(plan, size):
+    """False at the steps t = k, 2k, …, where no gradient passes to t-1; None if nothing is cut."""
+    if plan.truncate is None or plan.truncate >= size:
+        return None
+    steps = np.arange(size)
+    return jnp.asarray((steps % plan.truncate != 0) | (steps == 0))
+
+
+def _plan(xs, chunk, store, truncate):
+    if store not in get_args(Store):
+        raise ValueError(f"`store` must be one of {', '.join(get_args(Store))}, but got {store!r}.")
+    if chunk is None:
+        chunk = _default_chunk(xs.shape[0], math.prod(xs.shape[1:-1]), store)
+    chunk = max(1, min(checks.positive("chunk", chunk), xs.shape[0]))
+    truncate = None if truncate is None else checks.positive("truncate", truncate)
+    return Plan(chunk, store, truncate)
+
+
+def _default_chunk(size, rows_per_step, store):
+    if store == "boundaries":
+        aim = math.isqrt(size)  # T/K boundaries and K steps of one chunk: least at K = √T
+    else:
+        aim = CHUNK_ROWS // max(1, rows_per_step)
+    aim = max(1, min(aim, size))
+    # A divisor of T near the aim spares the program the copy of a tail.
+    near = [k for k in range(-(-aim // 2), min(2 * aim, size) + 1) if size % k == 0]
+    return min(near, key=lambda k: abs(k - aim), default=aim)

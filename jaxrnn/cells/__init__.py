@@ -1,0 +1,1 @@
+"""The cells, each with its equations, its adjoint equations and its source."""

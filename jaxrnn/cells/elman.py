@@ -1,0 +1,145 @@
+"""The basic recurrent network (Elman, 1990, "Finding structure in time", Cognitive Science 14).
+
+    z[t] = u[t] + h[t-1] W_hh,        u[t] = x[t] W_ih + b
+    h[t] = f(z[t])                                                                           (1)
+
+Its Jacobian is J[t] = W_hhᵀ scaled by ḟ(z[t]), so with δ[t] = ḟ(z[t]) ⊙ λ[t] the adjoint is
+
+    J[t]ᵀ λ[t] = δ[t] W_hhᵀ                                                                  (2)
+    dW_ih = Σ x[t]ᵀ δ[t],   dW_hh = Σ h[t-1]ᵀ δ[t],   db = Σ δ[t],   dx[t] = δ[t] W_ihᵀ      (3)
+
+For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing but the
+states need be kept. The gradient i steps back is a product of i factors ḟ and Wₘ: with the
+logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly, and with relu or the
+identity it lives or explodes as Wₘ decides.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, PRNGKeyArray
+
+from jaxrnn.cells.base import (
+    Cell,
+    affine,
+    hidden_size,
+    input_weights,
+    lead_sum,
+    matmul,
+    outer_sum,
+    recurrent_weights,
+)
+
+Elementwise = Callable[[Array], Array]
+
+# name: (f(z), ḟ as a function of h = f(z))
+ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
+    "tanh": (jnp.tanh, lambda h: 1 - h * h),
+    "logistic": (jax.nn.sigmoid, lambda h: h * (1 - h)),
+    "relu": (jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
+    "identity": (lambda z: z, jnp.ones_like),
+}
+
+
+class ElmanParams(NamedTuple):
+    """`w_ih [I, H]`, `w_hh [H, H]`, `b [H]`, of one floating dtype."""
+
+    w_ih: Array
+    w_hh: Array
+    b: Array
+
+
+class ElmanState(NamedTuple):
+    """`h [*B, H]`."""
+
+    h: Array
+
+
+def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Cell:
+    """An Elman cell with the given activation, (1) to (3).
+
+    The same argument gives the same `Cell` object, so `jit` does not trace twice; a user's pair
+    must therefore be made of module-level functions, not of a new lambda at each call.
+
+    Args:
+      activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of elementwise
+        functions of the pre-activation z: the activation and its derivative.
+
+    Returns:
+      A `Cell` with `ElmanParams` and `ElmanState`.
+
+    Raises:
+      ValueError: if the name is unknown, or the argument neither a name nor a pair of functions.
+    """
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"`activation` must be one of {', '.join(ACTIVATIONS)}, or a pair (f, df) of "
+                f"functions of the pre-activation, but got {activation!r}."
+            )
+    elif not (
+        isinstance(activation, tuple) and len(activation) == 2 and all(map(callable, activation))
+    ):
+        raise ValueError(
+            "`activation` must be a name or a pair (f, df) of functions of the pre-activation, "
+            f"but got {activation!r}. Give the derivative too: the backward pass calls it."
+        )
+    return _make_elman(activation)
+
+
+@cache
+def _make_elman(activation: Any) -> Cell:
+    named = isinstance(activation, str)
+    f, slope = ACTIVATIONS[activation] if named else activation
+
+    def step(params: ElmanParams, state: ElmanState, u: Float[Array, "*B H"]):
+        z = matmul(state.h, params.w_hh) + u
+        return ElmanState(f(z)), () if named else z  # (1)
+
+    def linearize(params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any):
+        return slope(state.h) if named else slope(res)  # ḟ(z[t])
+
+    return Cell(_init, _initial_state, _drive, step, linearize, _state_vjp, _param_vjp)
+
+
+def _init(
+    key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
+) -> ElmanParams:
+    key_ih, key_hh = jax.random.split(key)
+    return ElmanParams(
+        w_ih=input_weights(key_ih, input_size, hidden_size, 1, dtype),
+        w_hh=recurrent_weights(key_hh, hidden_size, 1, dtype),
+        b=jnp.zeros(hidden_size, dtype),
+    )
+
+
+def _initial_state(params: ElmanParams, batch_shape: Sequence[int]) -> ElmanState:
+    return ElmanState(jnp.zeros((*batch_shape, hidden_size(params, 1)), params.w_hh.dtype))
+
+
+def _drive(params: ElmanParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N H"]:
+    return affine(xs, params.w_ih, params.b)
+
+
+def _state_vjp(params_t: ElmanParams, lin: Float[Array, "*B H"], adjoint: ElmanState) -> ElmanState:
+    return ElmanState(matmul(lin * adjoint.h, params_t.w_hh))  # (2)
+
+
+def _param_vjp(
+    params_t: ElmanParams,
+    xs: Float[Array, "*N I"],
+    states_prev: ElmanState,
+    lin: Float[Array, "*N H"],
+    adjoints: ElmanState,
+) -> tuple[ElmanParams, Float[Array, "*N I"]]:
+    delta = lin * adjoints.h
+    dparams = ElmanParams(outer_sum(xs, delta), outer_sum(states_prev.h, delta), lead_sum(delta))
+    return dparams, matmul(delta, params_t.w_ih)  # (3)
+
+
+elman = make_elman("tanh")

@@ -1,0 +1,146 @@
+"""The gated recurrent unit (Cho et al., 2014), with the reset gate *after* the product.
+
+With u[t] = x[t] W_ih + b, q = h[t-1] W_hh, and gates in the order r z n:
+
+    r = σ(u_r + q_r),   z = σ(u_z + q_z)                                                     (1)
+    n = tanh(u_n + r ⊙ (q_n + b_hn))                                                         (2)
+    h[t] = (1 - z) ⊙ n + z ⊙ h[t-1]                                                          (3)
+
+These are PyTorch's and cuDNN's equations. r stands outside the product, as in the first version
+of the paper (arXiv:1406.1078v1; the third has W_n (r ⊙ h)), so that one product serves all three
+gates. Everything that goes back is proportional to λ:
+
+    ν = (1 - z) ⊙ (1 - n²)                                     ∂h/∂(argument of n)           (4)
+    δ_q = λ ⊙ (ν (q_n + b_hn) r(1-r),  (h[t-1] - n) z(1-z),  ν r)                            (5)
+    Jᵀλ = λ ⊙ z + δ_q W_hhᵀ                                                                  (6)
+    δ_u = δ_q, but for the n gate λ ⊙ ν                                                      (7)
+    dW_ih = Σ x[t]ᵀ δ_u,  dW_hh = Σ h[t-1]ᵀ δ_q,  db = Σ δ_u,  db_hn = Σ δ_q,n,
+    dx[t] = δ_u W_ihᵀ                                                                        (8)
+
+The remedy against the vanishing gradient is the term λ ⊙ z of (6).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, PRNGKeyArray
+
+from jaxrnn.cells.base import (
+    Cell,
+    affine,
+    hidden_size,
+    input_weights,
+    lead_sum,
+    matmul,
+    outer_sum,
+    recurrent_weights,
+)
+
+GATES = 3  # r z n
+
+
+class GRUParams(NamedTuple):
+    """`w_ih [I, 3H]`, `w_hh [H, 3H]`, `b [3H]`, gates in the order r z n, and `b_hn [H]`."""
+
+    w_ih: Array
+    w_hh: Array
+    b: Array
+    b_hn: Array
+
+
+class GRUState(NamedTuple):
+    """`h [*B, H]`."""
+
+    h: Array
+
+
+class GRURes(NamedTuple):
+    """What a step leaves for its linearization: `rz [..., 2H]`, `n` and `q_n + b_hn [..., H]`."""
+
+    rz: Array
+    n: Array
+    q_n: Array
+
+
+class GRULin(NamedTuple):
+    """The coefficients of (5) to (7): `gates [..., 3H]` of δ_q, `z` and `nu [..., H]`."""
+
+    gates: Array
+    z: Array
+    nu: Array
+
+
+def _init(
+    key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
+) -> GRUParams:
+    key_ih, key_hh = jax.random.split(key)
+    return GRUParams(
+        w_ih=input_weights(key_ih, input_size, hidden_size, GATES, dtype),
+        w_hh=recurrent_weights(key_hh, hidden_size, GATES, dtype),
+        b=jnp.zeros(GATES * hidden_size, dtype),
+        b_hn=jnp.zeros(hidden_size, dtype),
+    )
+
+
+def _initial_state(params: GRUParams, batch_shape: Sequence[int]) -> GRUState:
+    size = hidden_size(params, GATES)
+    if params.b_hn.shape != (size,):
+        raise ValueError(f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}.")
+    return GRUState(jnp.zeros((*batch_shape, size), params.w_hh.dtype))
+
+
+def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N 3*H"]:
+    return affine(xs, params.w_ih, params.b)
+
+
+def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B 3*H"]) -> tuple[GRUState, GRURes]:
+    size = state.h.shape[-1]
+    q = matmul(state.h, params.w_hh)
+    # σ(x) = ½ tanh(½ x) + ½, as one contiguous activation over both gates.
+    rz = 0.5 * jnp.tanh(0.5 * (u[..., : 2 * size] + q[..., : 2 * size])) + 0.5  # (1)
+    r, z = jnp.split(rz, 2, axis=-1)
+    q_n = q[..., 2 * size :] + params.b_hn
+    n = jnp.tanh(u[..., 2 * size :] + r * q_n)  # (2)
+    return GRUState(n + z * (state.h - n)), GRURes(rz, n, q_n)  # (3)
+
+
+def _linearize(params: GRUParams, state_prev: GRUState, state: GRUState, res: GRURes) -> GRULin:
+    r, z = jnp.split(res.rz, 2, axis=-1)
+    nu = (1 - z) * (1 - res.n**2)  # (4)
+    gates = [nu * res.q_n * r * (1 - r), (state_prev.h - res.n) * z * (1 - z), nu * r]
+    return GRULin(jnp.concatenate(gates, axis=-1), z, nu)
+
+
+def _delta_q(lin: GRULin, adjoint: GRUState) -> Array:
+    return lin.gates * jnp.concatenate([adjoint.h] * GATES, axis=-1)  # (5)
+
+
+def _state_vjp(params_t: GRUParams, lin: GRULin, adjoint: GRUState) -> GRUState:
+    delta_q = _delta_q(lin, adjoint)
+    return GRUState(adjoint.h * lin.z + matmul(delta_q, params_t.w_hh))  # (6)
+
+
+def _param_vjp(
+    params_t: GRUParams,
+    xs: Float[Array, "*N I"],
+    states_prev: GRUState,
+    lin: GRULin,
+    adjoints: GRUState,
+) -> tuple[GRUParams, Float[Array, "*N I"]]:
+    size = adjoints.h.shape[-1]
+    delta_q = _delta_q(lin, adjoints)
+    delta_u = jnp.concatenate([delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1)  # (7)
+    dparams = GRUParams(
+        w_ih=outer_sum(xs, delta_u),
+        w_hh=outer_sum(states_prev.h, delta_q),
+        b=lead_sum(delta_u),
+        b_hn=lead_sum(delta_q[..., 2 * size :]),
+    )
+    return dparams, matmul(delta_u, params_t.w_ih)  # (8)
+
+
+gru = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)

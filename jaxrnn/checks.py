@@ -1,0 +1,120 @@
+"""What the public functions ask of their arguments: the rule, what was got, the cure."""
+
+import operator
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrnn.cells.base import Cell
+
+
+def sequence(
+    cell: Any, params: Any, state: Any, xs: Any, mask: Any, reset: Any
+) -> tuple[Array, Any, Array | None, Array | None]:
+    """`xs`, `state` (the cell's initial one for None), `mask` and `reset` as arrays that fit.
+
+    Raises:
+      TypeError: if `cell` is no Cell, or a dtype does not fit.
+      ValueError: if a shape does not fit.
+    """
+    cell_and_params(cell, params)
+    xs = jnp.asarray(xs)
+    inputs(xs, params)
+    initial = partial(cell.initial_state, params, xs.shape[1:-1])
+    given = initial() if state is None else jax.tree.map(jnp.asarray, state)
+    same_state(given, jax.eval_shape(initial))
+    mask = None if mask is None else steps("mask", jnp.asarray(mask), xs.shape[:-1])
+    reset = None if reset is None else steps("reset", jnp.asarray(reset), xs.shape[:-1])
+    return xs, given, mask, reset
+
+
+def cell_and_params(cell: Any, params: Any) -> None:
+    """Raises `TypeError` unless `cell` is a Cell and all of `params` has one floating dtype."""
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got {type(cell).__name__}."
+        )
+    dtypes = sorted({str(jnp.result_type(p)) for p in jax.tree.leaves(params)})
+    if len(dtypes) != 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
+        raise TypeError(
+            f"`params` must have one floating dtype, but got {', '.join(dtypes) or 'no arrays'}. "
+            "Cast them: jax.tree.map(lambda p: p.astype(dtype), params)."
+        )
+
+
+def inputs(xs: Array, params: Any) -> None:
+    """Raises unless `xs` has a time axis, an input axis, and the dtype of `params`."""
+    if xs.ndim < 2:
+        raise ValueError(
+            f"`xs` must have shape (T, *B, I), time first and the inputs last, but got {xs.shape}. "
+            "Give a sequence of numbers an axis of inputs: xs[..., None]."
+        )
+    dtype = jax.tree.leaves(params)[0].dtype
+    if xs.dtype != dtype:
+        cure = (
+            f"Cast one of them: xs.astype({str(dtype)!r})."
+            if jnp.issubdtype(xs.dtype, jnp.floating)
+            else f"Encode ids first, e.g. jax.nn.one_hot(xs, I, dtype={str(dtype)!r})."
+        )
+        raise TypeError(
+            f"`xs` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
+        )
+
+
+def same_state(got: Any, expected: Any) -> None:
+    """Raises unless the state has the structure, shapes and dtypes of the cell's initial state."""
+    if jax.tree.structure(got) != jax.tree.structure(expected):
+        raise TypeError(
+            f"`state` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "
+            f"`cell.initial_state` makes it, but got a {type(got).__name__}."
+        )
+    for path, leaf in jax.tree.leaves_with_path(expected):
+        name = "state" + jax.tree_util.keystr(path)
+        have = dict(jax.tree.leaves_with_path(got))[path]
+        if have.shape != leaf.shape:
+            raise ValueError(
+                f"`{name}` must have shape (*B, H) = {leaf.shape}, the batch axes being those of "
+                f"`xs`, but got {have.shape}. `state=None` starts from zeros."
+            )
+        if have.dtype != leaf.dtype:
+            raise TypeError(
+                f"`{name}` must have the dtype of `params`, {leaf.dtype}, but got {have.dtype}. "
+                f"Cast it: .astype({str(leaf.dtype)!r})."
+            )
+
+
+def steps(name: str, got: Array, shape: Sequence[int]) -> Array:
+    """`got` if it is a bool array of shape `(T, *B)`; raises otherwise."""
+    if got.dtype != jnp.bool_:
+        raise TypeError(
+            f"`{name}` must be bool, but got {got.dtype}. Compare: {name} != 0; lengths become a "
+            "mask by jaxrnn.lengths_to_mask."
+        )
+    if got.shape != tuple(shape):
+        cure = (
+            "Time comes first: transpose it."
+            if sorted(got.shape) == sorted(shape)
+            else f"Broadcast it to the steps of `xs`: jnp.broadcast_to({name}, {tuple(shape)})."
+        )
+        raise ValueError(
+            f"`{name}` must have shape (T, *B) = {tuple(shape)}, but got {got.shape}. {cure}"
+        )
+    return got
+
+
+def positive(name: str, got: Any) -> int:
+    """`got` as an int if it is an integer ≥ 1; raises otherwise."""
+    try:
+        number = operator.index(got)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be an integer, but got {got!r}. It is static: under `jit`, close over "
+            "it or name it in static_argnames."
+        ) from error
+    if isinstance(got, bool) or number < 1:
+        raise ValueError(f"`{name}` must be an integer ≥ 1, but got {got!r}.")
+    return number
