@@ -106,12 +106,12 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    xs, state, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    xs, first, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
     plan = _plan(xs, chunk, store, truncate)
     linked = _negated(reset)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
-    last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
+    last, hs = _unroll(cell, plan, params, first, xs, mask, linked)
     return last, _flipped(hs) if reverse else hs
 
 
@@ -319,14 +319,15 @@ def _scan_chunks(body, chunk, carry, per_chunk, per_step, reverse=False):
         carry, start = run_whole(carry)
         carry, end = run_tail(carry)
         outputs = _concatenated(start, end)
-    return carry, *outputs
+    once, ys = outputs
+    return carry, once, ys
 
 
 def _concatenated(start, end):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
 
 
-def _select(where, a, b):
+def _select(where: Array | None, a: Any, b: Any) -> Any:
     """a where `where`, else b, for trees; None is True everywhere.
 
     `where` has the leading axes of a, b broadcasts against it.
@@ -340,12 +341,12 @@ def _select(where, a, b):
     return jax.tree.map(select, a, b)
 
 
-def _negated(reset):
+def _negated(reset: Array | None) -> Array | None:
     """True where a step is linked with the one before it."""
     return None if reset is None else ~reset
 
 
-def _flipped(tree):
+def _flipped(tree: Any) -> Any:
     """Every leaf, backwards in time."""
     return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)
 

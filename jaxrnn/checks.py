@@ -118,3 +118,17 @@ def positive(name: str, got: Any) -> int:
     if isinstance(got, bool) or number < 1:
         raise ValueError(f"`{name}` must be an integer ≥ 1, but got {got!r}.")
     return number
+
+
+def common_length(name: str, tree: Any) -> int:
+    """T, the length of the first axis of every leaf; raises `ValueError` if they disagree."""
+    lengths = {
+        name + jax.tree_util.keystr(path): leaf.shape[0] if leaf.ndim else -1
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+    if len(set(lengths.values())) != 1 or -1 in lengths.values():
+        raise ValueError(
+            f"all leaves of `{name}` must have the same first axis, time, but its length is "
+            f"{lengths or 'nowhere: there are no leaves'} (-1: a scalar)."
+        )
+    return next(iter(lengths.values()))

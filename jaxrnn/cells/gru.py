@@ -93,11 +93,11 @@ def _initial_state(params: GRUParams, batch_shape: Sequence[int]) -> GRUState:
     return GRUState(jnp.zeros((*batch_shape, size), params.w_hh.dtype))
 
 
-def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N 3*H"]:
+def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:
     return affine(xs, params.w_ih, params.b)
 
 
-def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B 3*H"]) -> tuple[GRUState, GRURes]:
+def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B G"]) -> tuple[GRUState, GRURes]:
     size = state.h.shape[-1]
     q = matmul(state.h, params.w_hh)
     # σ(x) = ½ tanh(½ x) + ½, as one contiguous activation over both gates.

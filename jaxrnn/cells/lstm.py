@@ -80,11 +80,12 @@ def _init(
 
 
 def _initial_state(params: LSTMParams, batch_shape: Sequence[int]) -> LSTMState:
-    zeros = jnp.zeros((*batch_shape, hidden_size(params, GATES)), params.w_hh.dtype)
-    return LSTMState(zeros, zeros)
+    shape = (*batch_shape, hidden_size(params, GATES))
+    # Two arrays, not one twice: a state can be donated, and a buffer only once.
+    return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
 
 
-def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N 4*H"]:
+def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:
     return affine(xs, params.w_ih, params.b)
 
 
@@ -100,8 +101,8 @@ def _scale_and_shift(size: int, dtype: DTypeLike) -> tuple[Array, Array]:
 
 
 def _step(
-    params: LSTMParams, state: LSTMState, u: Float[Array, "*B 4*H"]
-) -> tuple[LSTMState, Float[Array, "*B 4*H"]]:
+    params: LSTMParams, state: LSTMState, u: Float[Array, "*B G"]
+) -> tuple[LSTMState, Float[Array, "*B G"]]:
     scale, shift = _scale_and_shift(state.h.shape[-1], u.dtype)
     gates = scale * jnp.tanh(scale * (matmul(state.h, params.w_hh) + u)) + shift  # (1)
     i, f, g, o = jnp.split(gates, GATES, axis=-1)
@@ -110,7 +111,7 @@ def _step(
 
 
 def _linearize(
-    params: LSTMParams, state_prev: LSTMState, state: LSTMState, gates: Float[Array, "*N 4*H"]
+    params: LSTMParams, state_prev: LSTMState, state: LSTMState, gates: Float[Array, "*N G"]
 ) -> LSTMLin:
     scale, shift = _scale_and_shift(state.h.shape[-1], gates.dtype)
     slopes = scale**2 - (gates - shift) ** 2

@@ -1,0 +1,1 @@
+"""What only experiments need: configs, data, tasks, checkpoints, plots."""

@@ -1,0 +1,104 @@
+"""A character-level language model: embedding, recurrent cell, softmax over the next character."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
+
+import jaxrnn
+from jaxrnn import layers, losses
+
+
+class LanguageModelParams(NamedTuple):
+    """`embedding [V, I]`, the cell's parameters, and the readout from H to V."""
+
+    embedding: Array
+    cell: Any
+    readout: layers.DenseParams
+
+
+def init(
+    key: PRNGKeyArray, cell: jaxrnn.Cell, vocabulary: int, embedding_size: int, hidden_size: int
+) -> LanguageModelParams:
+    keys = jax.random.split(key, 3)
+    return LanguageModelParams(
+        layers.init_embedding(keys[0], vocabulary, embedding_size),
+        cell.init(keys[1], embedding_size, hidden_size),
+        layers.init_dense(keys[2], hidden_size, vocabulary),
+    )
+
+
+def make_loss(cell: jaxrnn.Cell, reduction: Any = losses.masked_mean) -> Any:
+    """`(params, state, (ids, labels, mask)) -> (loss in nats, state)`, each `[T, B]`."""
+
+    def loss(
+        params: LanguageModelParams,
+        state: Any,
+        batch: tuple[Int[Array, "T B"], Int[Array, "T B"], Bool[Array, "T B"]],
+    ) -> tuple[Float[Array, ""], Any]:
+        ids, labels, mask = batch
+        xs = layers.embed(params.embedding, ids)
+        # Windows are short, so memory is no matter: keep the gates, and save their recomputation.
+        state, hs = jaxrnn.unroll(cell, params.cell, state, xs, store="residuals")
+        logits = layers.dense(params.readout, hs)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        return reduction(cross_entropy, logits, labels, mask), state
+
+    return loss
+
+
+def sample(
+    cell: jaxrnn.Cell,
+    params: LanguageModelParams,
+    key: PRNGKeyArray,
+    state: Any,
+    logits: Float[Array, " V"],
+    length: int,
+    temperature: Float[Array, ""] | float,
+) -> tuple[Any, Float[Array, " V"], Int[Array, " length"]]:
+    """Draws `length` ids, each from the prediction after the ones before it.
+
+    Args:
+      cell: the cell. Static, and so is `length`.
+      params: the parameters.
+      key: a random key.
+      state: the state after all that came before, leaves `[H]`.
+      logits: the prediction of the first id, `[V]`.
+      length: how many ids to draw.
+      temperature: divides the logits; below 1, likely characters get likelier.
+
+    Returns:
+      The state and the logits from which to go on, and the ids `[length]`.
+    """
+
+    def over_step(carry, key):
+        state, logits = carry
+        id = jax.random.categorical(key, logits / temperature)
+        return read(cell, params, state, id), id
+
+    (state, logits), ids = jax.lax.scan(over_step, (state, logits), jax.random.split(key, length))
+    return state, logits, ids
+
+
+def read(
+    cell: jaxrnn.Cell, params: LanguageModelParams, state: Any, id: Int[Array, ""]
+) -> tuple[Any, Float[Array, " V"]]:
+    """One step on one id: the state after it, and the prediction of the next one."""
+    state, h = jaxrnn.step(cell, params.cell, state, layers.embed(params.embedding, id))
+    return state, layers.dense(params.readout, h)
+
+
+def prime(
+    cell: jaxrnn.Cell, params: LanguageModelParams, ids: Int[Array, " T"]
+) -> tuple[Any, Float[Array, " V"]]:
+    """Reads a prompt of at least one id from the zero state: the state and the prediction."""
+    xs = layers.embed(params.embedding, ids)
+    state, hs = jaxrnn.unroll(cell, params.cell, None, xs)
+    return state, layers.dense(params.readout, hs[-1])
+
+
+def bits(nats: Any) -> Any:
+    return nats / jnp.log(2.0)

@@ -1,0 +1,72 @@
+"""A training step: gradient, clipping, update, compiled as one program.
+
+Sequence models are trained window by window, the state carried along. So a step is
+
+    learner, state, metrics = step(learner, state, batch)
+
+and a loop over windows of a stream is a loop of such calls. What the gradient is, of one window,
+of a whole sequence or of a sequence cut into windows, is the caller's choice of a function.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxrnn.windows import ValueAndGrad
+
+
+class Learner(NamedTuple):
+    """What is learnt, and the optimiser's state."""
+
+    params: Any
+    opt_state: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """Of one step, float scalars: the loss, and the gradient's global norm before clipping."""
+
+    loss: Array
+    grad_norm: Array
+
+
+def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learner:
+    """A learner at its first step."""
+    return Learner(params, optimizer.init(params))
+
+
+def make_step(value_and_grad: ValueAndGrad, optimizer: optax.GradientTransformation) -> Any:
+    """A jitted training step `(learner, state, batch) -> (learner, state, metrics)`.
+
+    The learner and the state are donated: their buffers are reused, and the ones passed in must
+    not be used again. Clip in the optimiser (`optax.chain(optax.clip_by_global_norm(1.0), …)`),
+    never inside the recursion. Where the loss or the gradient is not finite, the step changes
+    nothing, learner and state come back as they were, and the metrics say so: look at them, and
+    nothing is lost.
+
+    Args:
+      value_and_grad: `(params, state, batch) -> ((loss, state), grads)`:
+        `jax.value_and_grad(loss_fn, has_aux=True)` for a window or a whole sequence, or
+        `jaxrnn.truncated_value_and_grad(loss_fn, window)` for a sequence in windows. No gradient
+        goes back from one call into the one before: over a stream of windows this is truncated
+        BPTT.
+      optimizer: any optax transformation.
+
+    Returns:
+      The step. `state` is what `loss_fn` returns, None included.
+    """
+
+    def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
+        (loss, new_state), grads = value_and_grad(learner.params, state, batch)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, learner.opt_state, learner.params)
+        stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        learner, state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (stepped, new_state), (learner, state)
+        )
+        return learner, state, Metrics(loss, grad_norm)
+
+    return jax.jit(step, donate_argnums=(0, 1))

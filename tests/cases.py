@@ -1,0 +1,98 @@
+"""The cells, problems and independent answers that the tests share."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+
+
+def softsign(z):
+    return z / (1 + jnp.abs(z))
+
+
+def softsign_slope(z):
+    return 1 / (1 + jnp.abs(z)) ** 2
+
+
+CELLS = {"elman": jaxrnn.elman, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
+ACTIVATIONS = {
+    **{name: jaxrnn.make_elman(name) for name in ("logistic", "relu", "identity")},
+    "pair": jaxrnn.make_elman((softsign, softsign_slope)),
+}
+ALL_CELLS = CELLS | ACTIVATIONS
+
+
+class Problem(NamedTuple):
+    """Parameters, initial state, inputs, and the weights of a loss on every output and state."""
+
+    params: Any
+    state: Any
+    xs: Any
+    on_hs: Any
+    on_last: Any
+
+
+def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> Problem:
+    """A random one. Weights are orthogonal, so the gradient is alive at every lag; no bias is 0."""
+    keys = iter(jax.random.split(jax.random.key(0), 20))
+
+    def normal(shape, scale=1.0):
+        return (scale * jax.random.normal(next(keys), shape)).astype(dtype)
+
+    params = cell.init(next(keys), inputs, hidden, dtype)
+    params = jax.tree.map(lambda p: p if p.ndim == 2 else p + normal(p.shape, 0.3), params)
+    state = jax.tree.map(lambda s: normal(s.shape, 0.5), cell.initial_state(params, batch))
+    on_last = jax.tree.map(lambda s: normal(s.shape), state)
+    return Problem(
+        params, state, normal((size, *batch, inputs)), normal((size, *batch, hidden)), on_last
+    )
+
+
+def steps(probability, size=7, batch=(3,), seed=0):
+    """Random bools `[T, *B]`."""
+    return jnp.asarray(np.random.default_rng(seed).random((size, *batch)) < probability)
+
+
+def loss(unroll, cell, problem, params, state, xs, **options):
+    """A smooth function of all outputs and of the last state, different in each."""
+    last, hs = unroll(cell, params, state, xs, **options)
+    ends = jax.tree.map(lambda w, s: jnp.sum(w * jnp.cos(s)), problem.on_last, last)
+    return jnp.sum(problem.on_hs * jnp.sin(hs)) + sum(jax.tree.leaves(ends))
+
+
+def value_and_grads(unroll, cell, problem, **options):
+    """Of `loss`, with respect to params, state and xs; compiled once per set of static options."""
+    arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
+    static = tuple((k, v) for k, v in options.items() if k not in arrays)
+    return _compiled(unroll, cell, static)(*problem[:3], problem, arrays)
+
+
+@functools.cache
+def _compiled(unroll, cell, static):
+    def of(params, state, xs, problem, arrays):
+        return loss(unroll, cell, problem, params, state, xs, **dict(static), **arrays)
+
+    return jax.jit(jax.value_and_grad(of, (0, 1, 2)))
+
+
+def unroll_by_hand(cell, params, state, xs, *, mask=None, reset=None, reverse=False):
+    """Every sequence on its own, in a Python loop, its masked steps left out; batch `(B,)`."""
+    size, batch = xs.shape[:2]
+    mask = np.ones((size, batch), bool) if mask is None else np.asarray(mask)
+    reset = np.zeros((size, batch), bool) if reset is None else np.asarray(reset)
+    lasts, outputs = [], []
+    for b in range(batch):
+        first = jax.tree.map(lambda s, b=b: s[b], state)
+        now, hs = first, [jnp.zeros_like(first.h)] * size
+        for t in reversed(range(size)) if reverse else range(size):
+            now = first if reset[t, b] else now
+            if mask[t, b]:
+                now, _ = cell.step(params, now, cell.drive(params, xs[t, b]))
+                hs[t] = now.h
+        lasts.append(now)
+        outputs.append(jnp.stack(hs))
+    return jax.tree.map(lambda *s: jnp.stack(s), *lasts), jnp.stack(outputs, axis=1)

@@ -1,0 +1,29 @@
+"""What every test runs under: jaxtyping and beartype on all annotated functions of the library."""
+
+import jax
+import jaxtyping
+import pytest
+
+
+def pytest_configure(config):
+    # jaxtyping's own pytest hook, put here so that plain `pytest` and an editor use it too.
+    packages = ["jaxrnn", "experiments"]
+    config.stash[HOOK] = jaxtyping.install_import_hook(packages, "beartype.beartype")
+
+
+HOOK = pytest.StashKey[object]()
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for comparing derivatives to rounding."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def as_users_see_it():
+    """No shape checks by annotations: a user meets the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
