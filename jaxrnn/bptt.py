@@ -106,12 +106,12 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    xs, first, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    xs, initial, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
     plan = _plan(xs, chunk, store, truncate)
     linked = _negated(reset)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
-    last, hs = _unroll(cell, plan, params, first, xs, mask, linked)
+    last, hs = _unroll(cell, plan, params, initial, xs, mask, linked)
     return last, _flipped(hs) if reverse else hs
 
 
@@ -187,7 +187,7 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(cell, plan, params, state, xs, mask, linked):
+def _unroll(cell, plan, params, state, xs, mask, linked) -> Any:
     return _forward(cell, plan, params, state, xs, mask, linked)[0]
 
 

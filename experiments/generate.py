@@ -1,0 +1,89 @@
+"""Streams text from a trained language model: `python -m experiments.generate RUN_DIR`.
+
+python -m experiments.generate runs/shakespeare_lstm-… --prompt "ROMEO:" --temperature 0.8
+"""
+
+import argparse
+import codecs
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import checkpoint, config, data, language_model, schema
+from experiments.train_language_model import cell_of
+
+# Characters that one call of the compiled loop draws: a line at a time reaches the screen.
+PIECE = 64
+
+
+def generate(
+    run: Path, prompt: bytes, length: int, temperature: float, seed: int
+) -> Iterator[bytes]:
+    """Yields `length` bytes that follow the prompt, piece by piece.
+
+    Raises:
+      ConfigError, CheckpointError: if `run` is not the folder of a language model's run.
+      ValueError: if the prompt is empty or has a byte that the model does not know.
+    """
+    settings = config.load(schema.Config, run / "config.json")
+    if not isinstance(settings, schema.LanguageModel):
+        raise config.ConfigError(f"{run} is a run of another task: it generates no text.")
+    vocabulary = bytes(json.loads((run / "vocabulary.json").read_text()))
+    cell = cell_of(settings.model)
+
+    def init() -> Any:
+        sizes = len(vocabulary), settings.embedding_size, settings.model.hidden_size
+        return language_model.init(jax.random.key(0), cell, *sizes)
+
+    params = checkpoint.restore(run, jax.eval_shape(init))
+    if not prompt:
+        raise ValueError("the prompt must have at least one character.")
+    ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
+    state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, params, ids)
+    draw = jax.jit(language_model.sample, static_argnums=(0, 5))
+    key = jax.random.key(seed)
+    for start in range(0, length, PIECE):
+        key, now = jax.random.split(key)
+        state, logits, ids = draw(cell, params, now, state, logits, PIECE, temperature)
+        yield data.decode(vocabulary, np.asarray(ids)[: length - start]).tobytes()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0, or 2 if it cannot be done as asked."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.generate", description=__doc__)
+    parser.add_argument("run", type=Path, help="the folder of a run, such as runs/shakespeare-…")
+    parser.add_argument("--prompt", default="ROMEO:", help="what the text begins with: ROMEO:")
+    parser.add_argument("--length", type=int, default=500, help="characters to draw: 500")
+    parser.add_argument("--temperature", type=float, default=0.8, help="above 0: 0.8")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another text: 0")
+    arguments = parser.parse_args(argv)
+    if not arguments.temperature > 0 or arguments.length < 0:
+        parser.error("--temperature must be above 0, and --length at least 0.")
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = generate(
+        arguments.run,
+        arguments.prompt.encode(),
+        arguments.length,
+        arguments.temperature,
+        arguments.seed,
+    )
+    try:
+        first = next(pieces, b"")  # before the prompt: whatever is wrong, is wrong here
+        print(arguments.prompt, end="")
+        for piece in itertools.chain([first], pieces):
+            print(decoder.decode(piece), end="", flush=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(decoder.decode(b"", final=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Runs an experiment from its config: `python -m experiments.run configs/NAME.toml`.
+
+    python -m experiments.run configs/shakespeare_lstm.toml --set optimizer.steps=100
+
+Everything that a config can have wrong is found before JAX is imported.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import config, schema
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run", description="Runs an experiment from its config."
+    )
+    parser.add_argument("config", help="a TOML file, see configs/")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set a key of the config, such as optimizer.steps=100; may be given more than once",
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where the run's folder is made: runs/"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        settings = config.load(schema.Config, arguments.config, arguments.set)
+    except config.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    from rich.console import Console
+
+    from experiments import classify_vowels, train_language_model
+    from experiments.record import Run
+
+    tasks = {
+        schema.LanguageModel: train_language_model.train,
+        schema.Classify: classify_vowels.train,
+    }
+    console = Console()
+    run = Run(arguments.runs, Path(arguments.config).stem, settings)
+    try:
+        results = tasks[type(settings)](settings, run, console)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What there is, is in {run.folder}.")
+        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    run.write_json("results.json", results | {"seconds": round(run.seconds, 1)})
+    words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+    console.print(f"{words}, after {run.seconds:.0f} s. All of it is in {run.folder}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
