@@ -5,6 +5,7 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.cells.elman import ElmanParams, ElmanState, elman, make_elman
 from jaxrnn.cells.gru import GRUParams, GRUState, gru
 from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm
+from jaxrnn.windows import truncated_value_and_grad
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "lstm",
     "make_elman",
     "step",
+    "truncated_value_and_grad",
     "unroll",
     "unroll_autodiff",
 ]

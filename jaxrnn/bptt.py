@@ -29,7 +29,6 @@ All of it by selection, never by multiplication, so that NaN in a masked input s
 """
 
 import math
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -186,13 +185,12 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
     return jnp.arange(size).reshape(-1, *[1] * lengths.ndim) < lengths
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(cell, plan, params, state, xs, mask, linked) -> Any:
+def _outputs(cell, plan, params, state, xs, mask, linked) -> Any:
     return _forward(cell, plan, params, state, xs, mask, linked)[0]
 
 
-def _unroll_fwd(cell, plan, params, state, xs, mask, linked):
-    # `_forward` and not `_unroll`: JAX differentiates it for derivatives of second order.
+def _outputs_and_saved(cell, plan, params, state, xs, mask, linked):
+    # Not through `_unroll`: JAX differentiates this for derivatives of second order.
     outputs, saved = _forward(cell, plan, params, state, xs, mask, linked)
     return outputs, (params, state, xs, mask, linked, saved)
 
@@ -279,7 +277,8 @@ def _backward(cell, plan, saved, cotangents):
     return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None
 
 
-_unroll.defvjp(_unroll_fwd, _backward)
+_unroll = jax.custom_vjp(_outputs, nondiff_argnums=(0, 1))
+_unroll.defvjp(_outputs_and_saved, _backward)
 
 
 def _scan_chunks(body, chunk, carry, per_chunk, per_step, reverse=False):

@@ -118,7 +118,7 @@ def by_jaxrnn(cell, reverse):
 @pytest.mark.parametrize("cell", CELLS)
 def test_equals_onnxruntime(cell, reverse):
     """Full and ragged batches of several T, from a state that is not zero."""
-    for lengths in ([1, 1, 1], [6, 6, 6], [11, 4, 1], [6, 3, 0]):
+    for lengths in ([6, 6, 6], [6, 3, 0], [11, 4, 1]):
         case = problem(CELLS[cell][0], max(lengths), (3,), INPUTS, HIDDEN, dtype=jnp.float32)
         expected = by_onnxruntime(cell, *case[:3], lengths, reverse)
         if 0 in lengths:

@@ -1,0 +1,219 @@
+"""The experiments as a user runs them: small, on text of their own, from the command line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from experiments import (
+    checkpoint,
+    classify_vowels,
+    generate,
+    language_model,
+    record,
+    run,
+    schema,
+    training,
+)
+from experiments.data import Sequences
+
+TINY = [
+    "model.hidden_size=16", "optimizer.steps=60", "optimizer.batch_size=8", "window=16",
+    "optimizer.learning_rate=0.02", "evaluations=3", "sample_length=40", "data.held_out=0.2",
+]  # fmt: skip
+TEXT = "abcd" * 1000  # what comes next is certain: a model that learns goes to 0 bits
+
+
+def command(tmp_path, *settings):
+    overrides = [argument for setting in settings for argument in ("--set", setting)]
+    return [*overrides, "--runs", str(tmp_path / "runs")]
+
+
+@pytest.fixture(scope="module")
+def language_run(tmp_path_factory):
+    """The folder of a finished run."""
+    tmp_path = tmp_path_factory.mktemp("language")
+    (tmp_path / "text.txt").write_text(TEXT)
+    settings = [*TINY, f"data.path={tmp_path / 'text.txt'}"]
+    assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_run):
+    lines = [json.loads(x) for x in (language_run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "valid_bits" in line]
+    assert steps == [20, 40, 60]
+    bits = [line["valid_bits"] for line in lines if "valid_bits" in line]
+    assert bits[-1] < min(0.1, bits[0])  # log₂ 4 = 2 bits to begin with
+    results = json.loads((language_run / "results.json").read_text())
+    assert results["valid_bits"] == bits[-1] and results["seconds"] > 0
+    logged = [line for line in lines if "loss" in line]
+    assert all(np.isclose(x["bits"], x["loss"] / np.log(2)) for x in logged)
+    assert all(line["characters_per_second"] > 0 and line["grad_norm"] > 0 for line in logged)
+    assert (language_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    versions = json.loads((language_run / "versions.json").read_text())
+    assert versions["jax"] == jax.__version__
+    settings = json.loads((language_run / "config.json").read_text())
+    assert settings["model"]["hidden_size"] == 16
+    sample = (language_run / "sample.txt").read_text()
+    assert len(sample) == 40 and sample in TEXT
+
+
+def test_generation_goes_on_from_the_prompt(language_run, capsys):
+    arguments = [str(language_run), "--prompt", "cdab", "--temperature", "0.5"]
+    for length in (0, 3, 64, 150):  # none, part of a piece, a piece, more
+        assert generate.main([*arguments, "--length", str(length)]) == 0
+        assert capsys.readouterr().out == "cdab" + TEXT[2 : 2 + length] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt", "abX"], "b'X'"),
+        (["--prompt", ""], "at least one character"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read(language_run, capsys, arguments, words):
+    assert generate.main([str(language_run), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and not captured.out
+
+
+def test_generation_from_what_is_no_run(tmp_path, capsys):
+    assert generate.main([str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_sampling_draws_from_the_model():
+    """Reading id by id is `prime`, and the first draw's frequencies are the softmax's."""
+    cell = jaxrnn.gru
+    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    ids = jnp.array([1, 4, 2])
+    state = cell.initial_state(params.cell, ())
+    for id in ids:
+        state, logits = language_model.read(cell, params, state, id)
+    primed = language_model.prime(cell, params, ids)
+    np.testing.assert_allclose(primed[1], logits, rtol=1e-5)
+    draw = jax.jit(
+        jax.vmap(lambda k: language_model.sample(cell, params, k, state, logits, 1, 0.7)[2][0])
+    )
+    drawn = draw(jax.random.split(jax.random.key(1), 4000))
+    expected = jax.nn.softmax(logits / 0.7)
+    # Three standard deviations of a frequency of 4,000 draws are below 0.024.
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 4000, expected, atol=0.024)
+
+
+def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
+    params = jaxrnn.lstm.init(jax.random.key(0), 2, 3)
+    tree = {"params": params, "ids": jnp.arange(3)}
+    checkpoint.save(tmp_path, tree)
+    like = jax.eval_shape(lambda: tree)
+    restored = checkpoint.restore(tmp_path, like)
+    jax.tree.map(np.testing.assert_array_equal, restored, tree)
+    checkpoint.save(tmp_path, jax.tree.map(lambda a: a + 1, tree))  # in place of the first
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [1, 2, 3])
+
+    with pytest.raises(checkpoint.CheckpointError, match="other shapes or dtypes"):
+        other = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), like)
+        checkpoint.restore(tmp_path, other)
+    (tmp_path / checkpoint.DIGEST).write_text("0" * 64)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoint.restore(tmp_path, like)
+    (tmp_path / checkpoint.DIGEST).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="not finished"):
+        checkpoint.restore(tmp_path, like)
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+        checkpoint.restore(tmp_path / "elsewhere", like)
+
+
+def test_a_wrong_config_fails_before_anything_is_made(tmp_path, capsys):
+    for setting, words in {
+        "optimizer.stepz=3": "did you mean `steps`",
+        "optimizer.steps=0": "`optimizer.steps` must be",
+        "optimizer.learning_rate=nan": "finite",
+        "model.cell=lstn": "did you mean `lstm`",
+        "window=1.5": "`window` must be",
+    }.items():
+        assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, setting)]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_text_is_an_error_and_no_traceback(tmp_path, capsys):
+    arguments = command(tmp_path, "data.path=/nowhere/at/all")
+    assert run.main(["configs/shakespeare_lstm.toml", *arguments]) == 1
+    assert "/nowhere/at/all" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_what_was_good(tmp_path):
+    """The third batch is NaN: two good steps are what the checkpoint holds."""
+    console = training.Console(quiet=True)
+    settings = schema.Optimizer(steps=5, batch_size=1, learning_rate=0.1, warmup=0.0)
+    values = [1.0, 1.0, jnp.nan, 1.0, 1.0]
+
+    def task(values):
+        return training.Task(
+            loss_fn=lambda p, s, x: (jnp.sum(x * p["w"] ** 2), s),
+            batches=iter([(None, jnp.asarray(x)) for x in values]),
+            evaluate=lambda p: {"left": float(p["w"][0])},
+            per_step=1,
+            unit="numbers",
+            shown=lambda loss: {},
+        )
+
+    folder = record.Run(tmp_path, "nan", settings)
+    with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
+        training.fit(folder, console, settings, 5, {"w": jnp.ones(2)}, task(values))
+    saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
+    evaluated = [line["left"] for line in folder.metrics() if "left" in line]
+    assert len(evaluated) == 2
+    np.testing.assert_allclose(saved["w"][0], evaluated[-1])
+
+
+def test_runs_never_write_over_each_other(tmp_path):
+    settings = schema.Vowels()
+    folders = {record.Run(tmp_path, "same", settings).folder for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_metrics_that_are_not_finite_are_null(tmp_path):
+    folder = record.Run(tmp_path, "x", schema.Vowels())
+    folder.log(1, loss=float("nan"), bits=2.0)
+    assert folder.metrics()[0]["loss"] is None and folder.metrics()[0]["bits"] == 2.0
+    folder.plot("y", "loss", "bits")
+    assert (folder.folder / "curves.png").exists()
+
+
+def test_the_classifier_looks_at_a_series_up_to_its_end():
+    cell = jaxrnn.gru
+    params = classify_vowels.ClassifierParams(
+        cell.init(jax.random.key(0), 2, 4), jaxrnn.layers.init_dense(jax.random.key(1), 4, 3)
+    )
+    xs = jax.random.normal(jax.random.key(2), (6, 2, 2))
+    logits = classify_vowels.logits_of(cell, params, xs, jnp.array([4, 6]))
+    alone = classify_vowels.logits_of(cell, params, xs[:4, :1], jnp.array([4]))
+    np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5)
+    garbage = classify_vowels.logits_of(cell, params, xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6]))
+    np.testing.assert_array_equal(garbage, logits)
+
+
+def test_every_sequence_comes_once_per_epoch():
+    labels = np.arange(10, dtype=np.int32)
+    sequences = Sequences(np.zeros((3, 10, 2), np.float32), labels + 1, labels)
+    batches = classify_vowels._batches(sequences, 4, 0.0, seed=0)
+    seen = np.concatenate([next(batches)[1].labels for _ in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:])
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vowels_gru"])
+def test_configs_reach_what_they_promise(name, tmp_path):
+    assert run.main([f"configs/{name}.toml", "--runs", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "results.json").read_text())["test_accuracy"] >= 0.95

@@ -1,0 +1,139 @@
+"""Errors at the public door: the rule, what was got, the cure."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxrnn
+from tests.cases import problem
+
+pytestmark = pytest.mark.usefixtures("as_users_see_it")
+
+CASE = problem(jaxrnn.lstm, 7, (3,), dtype=jnp.float32)
+GRU = problem(jaxrnn.gru, 7, (3,), dtype=jnp.float32)
+
+
+def call(cell=jaxrnn.lstm, params=CASE.params, state=CASE.state, xs=CASE.xs, **options):
+    return jaxrnn.unroll(cell, params, state, xs, **options)
+
+
+WRONG = {
+    "not a cell": (
+        {"cell": "lstm"},
+        TypeError,
+        r"`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got str",
+    ),
+    "another cell's parameters": (
+        {"params": GRU.params, "state": None},
+        ValueError,
+        r"`w_ih` must have shape \(4, 20\) for 4 gate\(s\) of H = 5 units, but got \(4, 15\)",
+    ),
+    "parameters of two dtypes": (
+        {"params": CASE.params._replace(b=CASE.params.b.astype(jnp.bfloat16))},
+        TypeError,
+        r"one floating dtype, but got bfloat16, float32. Cast them",
+    ),
+    "integer parameters": (
+        {"params": jax.tree.map(lambda p: p.astype(jnp.int32), CASE.params)},
+        TypeError,
+        r"one floating dtype, but got int32",
+    ),
+    "no parameters": ({"params": ()}, TypeError, "but got no arrays"),
+    "no input axis": (
+        {"xs": CASE.xs[:, 0, 0]},
+        ValueError,
+        r"`xs` must have shape \(T, \*B, I\), .* but got \(7,\).*xs\[..., None\]",
+    ),
+    "ids for inputs": (
+        {"xs": jnp.ones((7, 3, 4), jnp.int32)},
+        TypeError,
+        r"dtype of `params`, float32, but got int32. Encode ids first.*one_hot",
+    ),
+    "another dtype": (
+        {"xs": CASE.xs.astype(jnp.bfloat16)},
+        TypeError,
+        r"but got bfloat16. Cast one of them: xs.astype\('float32'\)",
+    ),
+    "another input size": (
+        {"xs": CASE.xs[..., :3]},
+        ValueError,
+        r"input size I = 4 of `w_ih` \(4, 20\), but `xs` ends in 3. Make the parameters with",
+    ),
+    "a state that is none": (
+        {"state": CASE.state.h},
+        TypeError,
+        r"`state` must be a LSTMState\('h', 'c'\), as `cell.initial_state` makes it",
+    ),
+    "another batch": (
+        {"state": jaxrnn.lstm.initial_state(CASE.params, (2,))},
+        ValueError,
+        r"`state.h` must have shape \(\*B, H\) = \(3, 5\).* but got \(2, 5\)",
+    ),
+    "a state of another dtype": (
+        {"state": CASE.state._replace(c=CASE.state.c.astype(jnp.bfloat16))},
+        TypeError,
+        r"`state.c` must have the dtype of `params`, float32, but got bfloat16. Cast it",
+    ),
+    "batch first": (
+        {"mask": jnp.ones((3, 7), bool)},
+        ValueError,
+        r"`mask` must have shape \(T, \*B\) = \(7, 3\), but got \(3, 7\). Time comes first: tran",
+    ),
+    "a mask without a batch": (
+        {"mask": jnp.ones(7, bool)},
+        ValueError,
+        r"but got \(7,\). Broadcast it to the steps of `xs`: jnp.broadcast_to\(mask, \(7, 3\)\)",
+    ),
+    "a mask of numbers": (
+        {"mask": jnp.ones((7, 3))},
+        TypeError,
+        r"`mask` must be bool, but got float32. Compare: mask != 0; .*lengths_to_mask",
+    ),
+    "a reset of another shape": (
+        {"reset": jnp.ones((6, 3), bool)},
+        ValueError,
+        r"`reset` must have shape \(T, \*B\) = \(7, 3\), but got \(6, 3\)",
+    ),
+    "truncate 0": ({"truncate": 0}, ValueError, "`truncate` must be an integer ≥ 1, but got 0"),
+    "truncate True": ({"truncate": True}, ValueError, "an integer ≥ 1, but got True"),
+    "truncate 2.0": ({"truncate": 2.0}, TypeError, "`truncate` must be an integer, but got 2.0"),
+    "chunk -1": ({"chunk": -1}, ValueError, "`chunk` must be an integer ≥ 1, but got -1"),
+    "another store": (
+        {"store": "gates"},
+        ValueError,
+        "`store` must be one of states, residuals, boundaries, but got 'gates'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(arguments, error, words):
+    with pytest.raises(error, match=words):
+        call(**arguments)
+
+
+def test_the_oracle_and_the_step_check_too():
+    with pytest.raises(ValueError, match="`mask` must have shape"):
+        jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], mask=jnp.ones((3, 7), bool))
+    with pytest.raises(ValueError, match="`store` must be one of"):
+        jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], store="gates")
+    with pytest.raises(ValueError, match="input size I = 4"):
+        jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, CASE.xs[0, :, :2])
+    with pytest.raises(TypeError, match="`lengths` must be integers, but got float32"):
+        jaxrnn.lengths_to_mask(jnp.ones(3), 5)
+
+
+def test_a_traced_option_is_told_to_be_static():
+    with pytest.raises(TypeError, match="It is static: under `jit`"):
+        jax.jit(lambda k: call(truncate=k))(3)
+
+
+@pytest.mark.parametrize("activation", ["swish", ("tanh", "tanh"), (jnp.tanh,), None])
+def test_an_activation_that_is_none(activation):
+    with pytest.raises(ValueError, match=r"`activation` must be .*pair \(f, df\)"):
+        jaxrnn.make_elman(activation)
+
+
+def test_forward_mode_alone_does_not_go_through():
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda xs: call(xs=xs)[1], (CASE.xs,), (CASE.xs,))

@@ -1,0 +1,213 @@
+"""The house: which module stands on which, what it may import, and that its doors are labelled.
+
+The sources are parsed, not imported: an import in a function counts as well, and a docstring that
+`NamedTuple` makes up does not.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxrnn
+
+ROOT = Path(jaxrnn.__file__).parents[1]
+
+# A module imports only from strictly lower floors, so modules of one floor do not know each other.
+# A new module must be placed here. The map: "The house" in the architecture.
+FLOORS = {
+    "jaxrnn.cells": 0,
+    "jaxrnn.cells.base": 0,  # what a cell is
+    "jaxrnn.losses": 0,
+    "jaxrnn.cells.elman": 1,  # the cells, that do not know one another
+    "jaxrnn.cells.gru": 1,
+    "jaxrnn.cells.lstm": 1,
+    "jaxrnn.checks": 1,
+    "jaxrnn.bptt": 2,  # engines, that know no cell
+    "jaxrnn.windows": 2,
+    "jaxrnn.layers": 3,
+    "jaxrnn.train": 4,
+    "jaxrnn": 5,  # the public names
+}
+# Above the floor rule: engines take any cell, so they know none, nor does what checks arguments.
+KNOW_NO_CELL = {"jaxrnn.bptt", "jaxrnn.windows", "jaxrnn.checks", "jaxrnn.losses", "jaxrnn.layers"}
+CELLS = {"jaxrnn.cells.elman", "jaxrnn.cells.gru", "jaxrnn.cells.lstm"}
+
+OUTSIDE = {"jax", "numpy", "jaxtyping"}
+OUTSIDE_OF = {"jaxrnn.train": {"optax"}}  # only where parameters are updated
+
+NO_NAMES = {"utils", "util", "common", "misc", "helpers", "_src"}
+
+SHAPE = re.compile(r"\[[^\]]*([A-Z*]|\.\.\.)[^\]]*\]|\(T, \*B|scalar")
+# Takes what has no shape yet: to find out whether it fits is its work.
+SHAPELESS = {"jaxrnn.checks"}
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+LIBRARY = {name_of(path): path for path in sorted((ROOT / "jaxrnn").rglob("*.py"))}
+# Everything in Python in the repository, but for hidden folders and what is made by programs.
+EVERYTHING = [
+    path
+    for top in sorted(ROOT.iterdir())
+    if not top.name.startswith(".") and top.name not in ("runs", "build", "dist")
+    for path in (sorted(top.rglob("*.py")) if top.is_dir() else [top])
+    if path.suffix == ".py"
+]
+
+each_module = pytest.mark.parametrize("module", LIBRARY)
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path):
+    """The full names that a file imports, wherever in it: of `from a import b`, a.b."""
+    package = name_of(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def modules_imported(path):
+    """Of the library: the modules that a file imports, or imports something from."""
+    for name in imports(path):
+        if name.split(".")[0] == "jaxrnn":
+            yield name if name in LIBRARY else name.rpartition(".")[0]
+
+
+def public(module):
+    """The functions and classes at the top of a module whose names have no leading underscore."""
+    for node in parsed(LIBRARY[module]).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_every_module_has_its_floor():
+    assert set(LIBRARY) == set(FLOORS)
+
+
+@each_module
+def test_a_module_imports_only_from_lower_floors(module):
+    for other in modules_imported(LIBRARY[module]):
+        assert FLOORS[other] < FLOORS[module], f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", sorted(KNOW_NO_CELL))
+def test_engines_know_no_cell(module):
+    assert not CELLS & set(modules_imported(LIBRARY[module]))
+
+
+@each_module
+def test_a_module_needs_only_what_the_library_depends_on(module):
+    """Hence nothing of experiments or tests, no chex, and optax in one place."""
+    known = {"jaxrnn"} | OUTSIDE | OUTSIDE_OF.get(module, set()) | sys.stdlib_module_names
+    assert {name.split(".")[0] for name in imports(LIBRARY[module])} <= known
+
+
+def test_chex_is_for_tests_alone():
+    assert [
+        path
+        for path in EVERYTHING
+        if "tests" not in path.relative_to(ROOT).parts
+        and any(name.split(".")[0] == "chex" for name in imports(path))
+    ] == []
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_private_jax_and_no_postponed_annotations(path):
+    """`jax._src` may change any day; postponed annotations are strings, which nothing checks."""
+    names = set(imports(path))
+    assert not any("_src" in name.split(".") for name in names)
+    assert not any(
+        isinstance(n, ast.Attribute) and n.attr == "_src" for n in ast.walk(parsed(path))
+    )
+    assert "__future__.annotations" not in names
+
+
+def test_every_name_says_what_is_inside():
+    parts = {part for path in EVERYTHING for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert not parts & NO_NAMES
+
+
+@each_module
+def test_everything_public_has_a_docstring(module):
+    assert ast.get_docstring(parsed(LIBRARY[module]))
+    assert [node.name for node in public(module) if not ast.get_docstring(node)] == []
+
+
+@each_module
+def test_public_functions_are_annotated(module):
+    """All of them, so that what the next test reads is there."""
+    missing = []
+    for function in public(module):
+        if isinstance(function, ast.FunctionDef):
+            a = function.args
+            given = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+            missing += [
+                f"{function.name}({arg.arg})" for arg in given if arg and not arg.annotation
+            ]
+            missing += [] if function.returns else [function.name]
+    assert missing == []
+
+
+def has_bare_arrays(node):
+    """Whether an annotation in it says `Array` with no shape, as in `Float[Array, "T B"]`."""
+    shaped = [
+        child
+        for n in ast.walk(node)
+        if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.Tuple)
+        and isinstance(n.slice.elts[-1], ast.Constant)
+        for child in ast.walk(n)
+    ]  # fmt: skip
+    return any(
+        isinstance(n, ast.Name) and n.id in ("Array", "ArrayLike") and n not in shaped
+        for n in ast.walk(node)
+    )
+
+
+@pytest.mark.parametrize("module", sorted(set(LIBRARY) - SHAPELESS))
+def test_arrays_have_shapes(module):
+    """Each array of a public function, and each field of a public class, says its shape: in its
+    annotation, or else in the docstring, in brackets."""
+    silent = []
+    for node in public(module):
+        if isinstance(node, ast.FunctionDef):
+            a = node.args
+            given = [*a.posonlyargs, *a.args, *a.kwonlyargs]
+            annotations = [arg.annotation for arg in given] + [node.returns]
+        else:
+            annotations = [n.annotation for n in node.body if isinstance(n, ast.AnnAssign)]
+        if any(map(has_bare_arrays, annotations)) and not SHAPE.search(ast.get_docstring(node)):
+            silent.append(node.name)
+    assert silent == []
+
+
+def test_the_public_names():
+    """`__all__` is sorted, and is all that `__init__` imports: nothing else is defined there."""
+    imported = [name.rpartition(".")[2] for name in imports(LIBRARY["jaxrnn"])]
+    assert jaxrnn.__all__ == sorted(imported)
+    assert len(set(imported)) == len(imported)
+    assert not list(public("jaxrnn"))
+    assert all(hasattr(jaxrnn, name) for name in jaxrnn.__all__)
+
+
+def test_the_reader_of_sources_reads():
+    """What these tests rest on, on a text of which the answer is known."""
+    tree = ast.parse('def f(a: Array, b: Float[Array, "T B"], c: tuple[Array, int]) -> int: ...')
+    a, b, c = (has_bare_arrays(arg.annotation) for arg in tree.body[0].args.args)
+    assert (a, b, c) == (True, False, True)
+    found = set(modules_imported(LIBRARY["jaxrnn.bptt"]))
+    assert found == {"jaxrnn.checks", "jaxrnn.cells.base"}

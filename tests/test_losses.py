@@ -1,0 +1,84 @@
+"""Losses with empty labels: nothing of an empty label counts, and nothing of it goes back."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrnn import losses
+from tests.cases import steps
+
+CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
+
+
+def squared_error(outputs, labels):
+    return jnp.sum(optax.squared_error(outputs, labels), axis=-1)
+
+
+def problem(size=5, batch=3, classes=4):
+    keys = jax.random.split(jax.random.key(0))
+    logits = jax.random.normal(keys[0], (size, batch, classes))
+    return logits, jax.random.randint(keys[1], (size, batch), 0, classes)
+
+
+@pytest.mark.parametrize("axis", [None, 0, (0, 1), 1])
+def test_equals_the_sum_over_the_labels_that_are_there(axis):
+    logits, labels = problem()
+    mask = steps(0.5, 5).at[:, 1].set(False)  # one sequence without any label
+    each = -jax.nn.log_softmax(logits)[np.arange(5)[:, None], np.arange(3), labels]
+    sums = np.where(mask, each, 0).sum(axis)
+    got = losses.masked_sum(CROSS_ENTROPY, logits, labels, mask, axis)
+    chex.assert_trees_all_close(got, sums, rtol=1e-5)
+    counts = np.maximum(mask.sum(axis), 1)
+    means = losses.masked_mean(CROSS_ENTROPY, logits, labels, mask, axis)
+    chex.assert_trees_all_close(means, sums / counts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", [losses.masked_sum, losses.masked_mean])
+def test_without_any_label_the_loss_and_the_gradient_are_zero(reduction):
+    logits, labels = problem()
+    logits = logits.at[2].set(jnp.nan).at[3].set(jnp.inf)
+    of = jax.value_and_grad(lambda x: reduction(CROSS_ENTROPY, x, labels, jnp.zeros((5, 3), bool)))
+    chex.assert_trees_all_equal(of(logits), (jnp.zeros(()), jnp.zeros_like(logits)))
+
+
+@pytest.mark.parametrize("loss", [CROSS_ENTROPY, squared_error, optax.cosine_distance])
+def test_garbage_behind_an_empty_label_changes_nothing(loss):
+    logits, labels = problem()
+    mask = steps(0.6, 5, seed=1)
+    garbage = jnp.where(mask[..., None], logits, jnp.nan)
+    if loss is CROSS_ENTROPY:
+        bad_labels = jnp.where(mask, labels, 10**6)  # out of range: NaN from optax
+    else:
+        labels = jnp.roll(logits, 1, axis=0)
+        bad_labels = jnp.where(mask[..., None], labels, jnp.nan)
+
+    def of(outputs, labels):
+        return jax.value_and_grad(lambda y: losses.masked_mean(loss, y, labels, mask))(outputs)
+
+    (value, grad), clean = of(garbage, bad_labels), of(logits, labels)
+    chex.assert_trees_all_equal((value, grad), clean)
+    assert not grad[~mask].any() and grad[mask].any()
+
+
+def test_no_mask_means_every_label():
+    logits, labels = problem()
+    everywhere = jnp.ones((5, 3), bool)
+    for reduction in (losses.masked_sum, losses.masked_mean):
+        chex.assert_trees_all_equal(
+            reduction(CROSS_ENTROPY, logits, labels),
+            reduction(CROSS_ENTROPY, logits, labels, everywhere),
+        )
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+def test_errors_name_the_rule_and_the_cure():
+    logits, labels = problem()
+    with pytest.raises(TypeError, match=r"must be bool, but got int32. Compare: mask != 0"):
+        losses.masked_sum(CROSS_ENTROPY, logits, labels, labels)
+    with pytest.raises(ValueError, match=r"leading axes .*but got \(3, 5\). Time comes first"):
+        losses.masked_sum(CROSS_ENTROPY, logits, labels, jnp.ones((3, 5), bool))
+    with pytest.raises(ValueError, match="one number per step"):
+        losses.masked_sum(optax.squared_error, logits, logits, jnp.ones((5, 3), bool))

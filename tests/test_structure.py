@@ -1,0 +1,249 @@
+"""What the program looks like: one product inside each loop, no weights carried, bounded memory.
+
+These hold the library to what makes it worth having. Nothing is timed: the jaxpr is read, and the
+bytes are those that XLA plans for.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend import core
+
+import jaxrnn
+from tests.cases import CELLS
+
+STORES = ("states", "residuals", "boundaries")
+GATES = {"elman": 1, "lstm": 4, "gru": 3}
+
+# Every axis is told by its number, also times the gates: no shape below is another's by chance.
+INPUTS, HIDDEN, BATCH, CHUNK, SIZE = 3, 5, 7, 11, 33
+
+each_store = pytest.mark.parametrize("store", STORES)
+each_cell = pytest.mark.parametrize("name", CELLS)
+
+
+def arguments(cell, inputs, hidden, batch, size):
+    """Parameters, initial state and inputs, as shapes: nothing here is ever run."""
+
+    def make():
+        params = cell.init(jax.random.key(0), inputs, hidden)
+        return params, cell.initial_state(params, (batch,)), jnp.zeros((size, batch, inputs))
+
+    return jax.eval_shape(make)
+
+
+def jaxprs_in(value):
+    if isinstance(value, core.ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, core.Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from jaxprs_in(item)
+
+
+def equations(jaxpr):
+    """All equations, those of the bodies of loops and calls included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in(list(equation.params.values())):
+            yield from equations(inner)
+
+
+def scans(jaxpr):
+    return [equation for equation in equations(jaxpr) if equation.primitive.name == "scan"]
+
+
+def body(scan):
+    return scan.params["jaxpr"].jaxpr
+
+
+def step_loops(jaxpr):
+    """The innermost scans: those over the steps of a chunk."""
+    return [scan for scan in scans(jaxpr) if not scans(body(scan))]
+
+
+def count(jaxpr, name):
+    return sum(equation.primitive.name == name for equation in equations(jaxpr))
+
+
+def carried(scan):
+    """The shapes of a scan's carry."""
+    first = scan.params["num_consts"]
+    return [v.aval.shape for v in scan.invars[first : first + scan.params["num_carry"]]]
+
+
+def traced(name, store, differentiate, unroll=jaxrnn.unroll):
+    """The jaxpr of a loss of every output and of the last state, or of its gradient by all."""
+    cell = CELLS[name]
+    params, state, xs = arguments(cell, INPUTS, HIDDEN, BATCH, SIZE)
+
+    def loss(params, state, xs):
+        last, hs = unroll(cell, params, state, xs, store=store, chunk=CHUNK)
+        return jnp.sum(jnp.sin(hs)) + sum(jnp.sum(jnp.cos(leaf)) for leaf in last)
+
+    run = jax.grad(loss, (0, 1, 2)) if differentiate else loss
+    return jax.make_jaxpr(run)(params, state, xs).jaxpr
+
+
+@each_store
+@each_cell
+def test_the_loop_over_steps_holds_one_product(name, store):
+    (only,) = step_loops(traced(name, store, differentiate=False))
+    assert only.params["length"] == CHUNK
+    assert count(body(only), "dot_general") == 1
+
+    loops = step_loops(traced(name, store, differentiate=True))
+    # Forward and back; "boundaries" runs each chunk forward a second time.
+    runs = [False, False, True] if store == "boundaries" else [False, True]
+    assert [loop.params["reverse"] for loop in loops] == runs
+    assert [count(body(loop), "dot_general") for loop in loops] == [1] * len(loops)
+    assert {loop.params["length"] for loop in loops} == {CHUNK}
+
+
+@each_store
+@each_cell
+def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
+    """Its carry is the adjoint and the sum for the initial state, `[B, H]` each, and so is what it
+    leaves per step: the adjoints."""
+    (back,) = (s for s in step_loops(traced(name, store, True)) if s.params["reverse"])
+    assert set(carried(back)) == {(BATCH, HIDDEN)}
+    assert {v.aval.shape for v in back.outvars} == {(BATCH, HIDDEN), (CHUNK, BATCH, HIDDEN)}
+
+    # The measure is fit to find one: JAX's own transpose of a scan does carry the weights' sums.
+    autodiff = scans(traced(name, store, True, jaxrnn.unroll_autodiff))
+    (back,) = (s for s in autodiff if s.params["reverse"])
+    assert (HIDDEN, GATES[name] * HIDDEN) in carried(back)
+
+
+@each_cell
+def test_the_gates_are_recomputed_only_where_asked(name):
+    """Products of a chunk's backward pass outside the loops over steps: dW_ih, dW_hh and dx; with
+    "boundaries" the drive once more, with "states" the drive and h W_hh, for all steps at once."""
+    expected = {"residuals": 3, "boundaries": 4, "states": 5}
+    for store in STORES:
+        jaxpr = traced(name, store, differentiate=True)
+        (back,) = (s for s in scans(jaxpr) if s.params["reverse"] and scans(body(s)))
+        inside = sum(count(body(s), "dot_general") for s in step_loops(body(back)))
+        assert count(body(back), "dot_general") - inside == expected[store]
+
+
+# Memory. In units of B·H floats, the gradient of a function of the last state by the parameters
+# needs per step of the sequence, whatever the chunk:
+#
+#   states       the state: 1 (elman, gru: h) or 2 (lstm: h and c)
+#   residuals    the state and what `step` leaves: elman nothing, gru r z n q_n, lstm i f g o
+#   boundaries   s / K for a state of s units and chunks of K steps
+#
+# and a working set that belongs to one chunk. Neither xs nor hs counts: xs is an argument, and hs,
+# of which the loss takes nothing, is not written. The LSTM's working set, per step of a chunk: the
+# drive 4, the gates 4, `LSTMLin` 6, the adjoints 2, δ and κ 5, the states and those before them 4,
+# g 1: 26. Plain autodiff has no chunk and keeps, for every t, at least what enters a product with
+# λ: 4 gates, the slopes of 4 gates and of tanh c, tanh c itself, and h and c: 12.
+STATE = {"elman": 1, "lstm": 2, "gru": 1}
+RESIDUALS = {"elman": 0, "lstm": 4, "gru": 4}
+WORKING_SET_LSTM = 26
+AUTODIFF_LSTM = 12
+
+WIDE_BATCH, WIDE_HIDDEN = 4, 16
+UNIT = 4 * WIDE_BATCH * WIDE_HIDDEN  # bytes
+# Per step: each chunk's first state too, 2/128 at most; and where XLA copies xs, 3/16.
+SLACK = 0.25
+
+
+def planned(name, size, store, unroll=jaxrnn.unroll, chunk=None):
+    """The temporaries of a gradient, in units of B·H floats."""
+    cell = CELLS[name]
+    params, _, xs = arguments(cell, INPUTS, WIDE_HIDDEN, WIDE_BATCH, size)
+
+    def loss(params, xs):
+        last, _ = unroll(cell, params, None, xs, store=store, chunk=chunk)
+        return last.h.sum()
+
+    program = jax.jit(jax.grad(loss)).lower(params, xs).compile()
+    return program.memory_analysis().temp_size_in_bytes / UNIT
+
+
+@pytest.mark.parametrize("store", ["states", "residuals"])
+@each_cell
+def test_memory_grows_by_what_is_stored(name, store):
+    """Twice the steps: what is stored for each of the 256 more, and no more; with default chunks,
+    128 steps here, the working set is the same."""
+    per_step = STATE[name] + (RESIDUALS[name] if store == "residuals" else 0)
+    growth = (planned(name, 512, store) - planned(name, 256, store)) / 256
+    # And no less than the states, without which there is no gradient: the measure measures.
+    assert STATE[name] <= growth <= per_step + SLACK
+
+
+def test_memory_of_the_stores():
+    size = 256
+    by = {store: planned("lstm", size, store) for store in STORES}
+    assert by["boundaries"] < by["states"] < by["residuals"]
+    # "boundaries" with K = √T: 4 times the steps is 2 times the memory, and 4 times were it linear.
+    assert planned("lstm", 4 * size, "boundaries") < 3 * by["boundaries"]
+
+
+def test_memory_against_autodiff():
+    """With chunks of K = 32: 2 T + 26 K for "states", 2 T/K + 26 K for "boundaries", and 12 T at
+    the least for autodiff."""
+    size, chunk = 1024, 32
+    working_set = WORKING_SET_LSTM * chunk
+    states = planned("lstm", size, "states", chunk=chunk)
+    boundaries = planned("lstm", size, "boundaries", chunk=chunk)
+    autodiff = planned("lstm", size, "states", jaxrnn.unroll_autodiff)
+    assert states <= STATE["lstm"] * size + working_set
+    assert boundaries <= STATE["lstm"] * size / chunk + working_set
+    assert autodiff >= AUTODIFF_LSTM * size
+    assert boundaries < autodiff / 10  # 12 · 1024 / (2 · 1024/32 + 26 · 32) = 13.7
+
+
+@each_cell
+def test_one_trace_per_shape(name):
+    """New numbers, new parameters: no new trace. A new shape: one."""
+    chex.clear_trace_counter()  # chex counts by source text, so over the cells too
+    cell = CELLS[name]
+
+    def loss(params, xs):
+        return jaxrnn.unroll(cell, params, None, xs)[1].sum()
+
+    run = jax.jit(jax.value_and_grad(chex.assert_max_traces(loss, n=2)))
+    for seed in range(3):
+        params = cell.init(jax.random.key(seed), 2, 3)
+        for size in (4, 6):
+            run(params, jnp.full((size, 2), float(seed)))
+    with pytest.raises(AssertionError, match="traced"):
+        run(params, jnp.ones((8, 2)))
+
+
+def test_a_cell_made_inside_is_no_new_cell():
+    """`make_elman` gives the same Cell each time: as a static argument, a key that `jit` finds."""
+    chex.clear_trace_counter()
+
+    def loss(cell, params, xs):
+        _, hs = jaxrnn.unroll(cell, params, None, xs)
+        return jaxrnn.unroll(jaxrnn.make_elman("relu"), params, None, hs)[1].sum()
+
+    run = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1), argnums=1), static_argnums=0)
+    params = jaxrnn.make_elman("relu").init(jax.random.key(0), 2, 2)
+    for _ in range(3):
+        run(jaxrnn.make_elman("relu"), params, jnp.ones((4, 2)))
+
+
+def test_importing_initialises_no_backend():
+    """Or virtual devices and `jax.distributed.initialize` would stop working."""
+    program = """
+import jaxrnn, jaxrnn.layers, jaxrnn.losses, jaxrnn.train, jaxrnn.windows
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+assert len(jax.devices()) == 2, jax.devices()
+"""
+    root = Path(jaxrnn.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,76 @@
+"""The training step: what plain optax would do, donated, and safe where it is not finite."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxrnn
+from jaxrnn import train
+from tests.cases import problem
+
+CELL = jaxrnn.lstm
+CASE = problem(CELL, 6, dtype=jnp.float32)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2))
+
+
+def loss_fn(params, state, batch):
+    xs, weights = batch
+    state, hs = jaxrnn.unroll(CELL, params, state, xs)
+    return jnp.sum(weights * hs), state
+
+
+def copied(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+def test_equals_optax_by_hand_with_the_state_carried():
+    batch = (CASE.xs, CASE.on_hs)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    step = train.make_step(value_and_grad, OPTIMIZER)
+    learner, state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
+    params, opt_state, carried = CASE.params, OPTIMIZER.init(CASE.params), CASE.state
+    for _ in range(3):
+        learner, state, metrics = step(learner, state, batch)
+        (loss, carried), grads = value_and_grad(params, carried, batch)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        chex.assert_trees_all_close(metrics, train.Metrics(loss, norm), rtol=1e-5)
+        assert norm > 0.1  # clipping was at work, and the metrics give the norm before it
+    expected = train.Learner(params, opt_state)
+    chex.assert_trees_all_close(learner, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state, carried, rtol=1e-5, atol=1e-6)
+    assert step._cache_size() == 1  # the carried state has the type of the first one
+
+
+def test_a_sequence_in_windows_is_a_step_too():
+    fn = jaxrnn.truncated_value_and_grad(loss_fn, 2)
+    step = train.make_step(fn, OPTIMIZER)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    learner, _, metrics = step(learner, copied(CASE.state), (CASE.xs, CASE.on_hs))
+    (loss, _), grads = fn(CASE.params, CASE.state, (CASE.xs, CASE.on_hs))
+    updates, _ = OPTIMIZER.update(grads, OPTIMIZER.init(CASE.params), CASE.params)
+    chex.assert_trees_all_close(metrics.loss, loss, rtol=1e-5)
+    expected = optax.apply_updates(CASE.params, updates)
+    chex.assert_trees_all_close(learner.params, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_step_that_is_not_finite_changes_nothing(bad):
+    step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    before = copied((learner, CASE.state))
+    xs = CASE.xs.at[2, 0, 0].set(bad)
+    learner, state, metrics = step(learner, copied(CASE.state), (xs, CASE.on_hs * bad))
+    assert not jnp.isfinite(metrics.loss)
+    chex.assert_trees_all_equal((learner, state), before)
+
+
+def test_learner_and_state_are_donated():
+    step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    state = CELL.initial_state(CASE.params, (3,))
+    step(learner, state, (CASE.xs, CASE.on_hs))
+    assert learner.params.w_hh.is_deleted() and state.c.is_deleted()
