@@ -118,8 +118,9 @@ def by_jaxrnn(cell, reverse):
 @pytest.mark.parametrize("cell", CELLS)
 def test_equals_onnxruntime(cell, reverse):
     """Full and ragged batches of several T, from a state that is not zero."""
+    longest = problem(CELLS[cell][0], 11, (3,), INPUTS, HIDDEN, dtype=jnp.float32)
     for lengths in ([6, 6, 6], [6, 3, 0], [11, 4, 1]):
-        case = problem(CELLS[cell][0], max(lengths), (3,), INPUTS, HIDDEN, dtype=jnp.float32)
+        case = longest._replace(xs=np.asarray(longest.xs)[: max(lengths)])
         expected = by_onnxruntime(cell, *case[:3], lengths, reverse)
         if 0 in lengths:
             # After no step, ONNX's last state is 0; ours is the initial one.
@@ -135,11 +136,11 @@ def test_equals_onnxruntime(cell, reverse):
 @pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
 def test_streaming_equals_onnxruntime(cell):
     """`jaxrnn.step`, fed one input at a time, is the operator's forward pass."""
-    case = problem(CELLS[cell][0], 5, (3,), INPUTS, HIDDEN, dtype=jnp.float32)
+    case = problem(CELLS[cell][0], 11, (3,), INPUTS, HIDDEN, dtype=jnp.float32)
     one = jax.jit(functools.partial(jaxrnn.step, CELLS[cell][0]))
     state, hs = case.state, []
-    for x in case.xs:
+    for x in np.asarray(case.xs):
         state, h = one(case.params, state, x)
         hs.append(h)
-    expected = by_onnxruntime(cell, *case[:3], [5, 5, 5], reverse=False)
+    expected = by_onnxruntime(cell, *case[:3], [11, 11, 11], reverse=False)
     chex.assert_trees_all_close((state, jnp.stack(hs)), expected, rtol=RTOL, atol=ATOL)
