@@ -37,7 +37,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from jaxrnn import checks
+from jaxrnn import checks, chunks, placement
 from jaxrnn.cells.base import Cell, transposed, wide
 
 Store = Literal["states", "residuals", "boundaries"]
@@ -105,12 +105,11 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    xs, initial, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
     plan = _plan(xs, chunk, store, truncate)
-    linked = _negated(reset)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
-    last, hs = _unroll(cell, plan, params, initial, xs, mask, linked)
+    last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
     return last, _flipped(hs) if reverse else hs
 
 
@@ -132,8 +131,7 @@ def unroll_autodiff(
     Same arguments, results and errors as `unroll`; `chunk` and `store` are checked and change
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
-    xs, state, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
-    linked = _negated(reset)
+    params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
     uncut = _uncut(_plan(xs, chunk, store, truncate), xs.shape[0])
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
 
@@ -204,7 +202,7 @@ def _forward(cell, plan, params, state, xs, mask, linked):
         res = res if plan.store == "residuals" else None
         return last, first, (states if keep else states.h, res)
 
-    last, firsts, (states, res) = _scan_chunks(
+    last, firsts, (states, res) = chunks.scan(
         over_chunk, plan.chunk, state, None, (xs, mask, linked)
     )
     hs, states = (states.h, states) if keep else (states, None)
@@ -264,8 +262,8 @@ def _backward(cell, plan, saved, cotangents):
         dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
         return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), None, dxs
 
-    sums = jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p.dtype)), params)
-    (adjoint, dstate, dparams), _, dxs = _scan_chunks(
+    sums = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
+    (adjoint, dstate, dparams), _, dxs = chunks.scan(
         over_chunk,
         plan.chunk,
         (adjoint, zero, sums),
@@ -279,51 +277,6 @@ def _backward(cell, plan, saved, cotangents):
 
 _unroll = jax.custom_vjp(_outputs, nondiff_argnums=(0, 1))
 _unroll.defvjp(_outputs_and_saved, _backward)
-
-
-def _scan_chunks(body, chunk, carry, per_chunk, per_step, reverse=False):
-    """`lax.scan` of `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
-
-    `per_step` leaves are `[T, ...]`, and `body` sees `[K, ...]` of them; `per_chunk` leaves are
-    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop; where
-    K = T there is no loop. Returns the carry, and both kinds of output in the same layout.
-    """
-    size = jax.tree.leaves(per_step)[0].shape[0]
-    count, tail = (0, size) if size == chunk else divmod(size, chunk)
-    whole = size - tail
-
-    def run_whole(carry):
-        chunks = jax.tree.map(lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step)
-        firsts = jax.tree.map(lambda a: a[:count], per_chunk)
-
-        def over_chunk(carry, inputs):
-            carry, once, ys = body(carry, *inputs)
-            return carry, (once, ys)
-
-        carry, (once, ys) = lax.scan(over_chunk, carry, (firsts, chunks), reverse=reverse)
-        return carry, (once, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys))
-
-    def run_tail(carry):
-        rest = jax.tree.map(lambda a: a[whole:], per_step)
-        carry, once, ys = body(carry, jax.tree.map(lambda a: a[-1], per_chunk), rest)
-        return carry, (jax.tree.map(lambda a: a[None], once), ys)
-
-    if not tail or not count:
-        carry, outputs = run_tail(carry) if tail else run_whole(carry)
-    elif reverse:
-        carry, end = run_tail(carry)
-        carry, start = run_whole(carry)
-        outputs = _concatenated(start, end)
-    else:
-        carry, start = run_whole(carry)
-        carry, end = run_tail(carry)
-        outputs = _concatenated(start, end)
-    once, ys = outputs
-    return carry, once, ys
-
-
-def _concatenated(start, end):
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
 
 
 def _select(where: Array | None, a: Any, b: Any) -> Any:
@@ -340,11 +293,6 @@ def _select(where: Array | None, a: Any, b: Any) -> Any:
     return jax.tree.map(select, a, b)
 
 
-def _negated(reset: Array | None) -> Array | None:
-    """True where a step is linked with the one before it."""
-    return None if reset is None else ~reset
-
-
 def _flipped(tree: Any) -> Any:
     """Every leaf, backwards in time."""
     return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)
@@ -358,22 +306,23 @@ def _uncut(plan, size):
     return jnp.asarray((steps % plan.truncate != 0) | (steps == 0))
 
 
+def _admitted(cell, params, state, xs, mask, reset):
+    """The arguments checked, as arrays placed alike; for `reset`: is a step linked with the last?"""
+    xs, given, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    given = placement.as_batch_of(xs, given)
+    linked = None if reset is None else ~reset
+    return placement.varying_alike((params, given, xs, mask, linked))
+
+
 def _plan(xs, chunk, store, truncate):
     if store not in get_args(Store):
         raise ValueError(f"`store` must be one of {', '.join(get_args(Store))}, but got {store!r}.")
-    if chunk is None:
-        chunk = _default_chunk(xs.shape[0], math.prod(xs.shape[1:-1]), store)
-    chunk = max(1, min(checks.positive("chunk", chunk), xs.shape[0]))
+    size, batch = xs.shape[0], xs.shape[1:-1]
+    if chunk is not None:
+        chunk = max(1, min(checks.positive("chunk", chunk), size))
+    elif store == "boundaries":
+        chunk = chunks.fit(size, math.isqrt(size))  # T/K + K is least at K = √T
+    else:
+        chunk = chunks.fit(size, CHUNK_ROWS // max(1, math.prod(batch)))
     truncate = None if truncate is None else checks.positive("truncate", truncate)
     return Plan(chunk, store, truncate)
-
-
-def _default_chunk(size, rows_per_step, store):
-    if store == "boundaries":
-        aim = math.isqrt(size)  # T/K boundaries and K steps of one chunk: least at K = √T
-    else:
-        aim = CHUNK_ROWS // max(1, rows_per_step)
-    aim = max(1, min(aim, size))
-    # A divisor of T near the aim spares the program the copy of a tail.
-    near = [k for k in range(-(-aim // 2), min(2 * aim, size) + 1) if size % k == 0]
-    return min(near, key=lambda k: abs(k - aim), default=aim)

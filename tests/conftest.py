@@ -4,6 +4,9 @@ import jax
 import jaxtyping
 import pytest
 
+# Two virtual devices for the tests of meshes; all others use the first one.
+jax.config.update("jax_num_cpu_devices", 2)
+
 
 def pytest_configure(config):
     # jaxtyping's own pytest hook, put here so that plain `pytest` and an editor use it too.

@@ -19,17 +19,19 @@ ROOT = Path(jaxrnn.__file__).parents[1]
 # A new module must be placed here. The map: "The house" in the architecture.
 FLOORS = {
     "jaxrnn.cells": 0,
-    "jaxrnn.cells.base": 0,  # what a cell is
+    "jaxrnn.chunks": 0,
     "jaxrnn.losses": 0,
-    "jaxrnn.cells.elman": 1,  # the cells, that do not know one another
-    "jaxrnn.cells.gru": 1,
-    "jaxrnn.cells.lstm": 1,
-    "jaxrnn.checks": 1,
-    "jaxrnn.bptt": 2,  # engines, that know no cell
-    "jaxrnn.windows": 2,
-    "jaxrnn.layers": 3,
-    "jaxrnn.train": 4,
-    "jaxrnn": 5,  # the public names
+    "jaxrnn.placement": 0,
+    "jaxrnn.cells.base": 1,  # what a cell is
+    "jaxrnn.cells.elman": 2,  # the cells, that do not know one another
+    "jaxrnn.cells.gru": 2,
+    "jaxrnn.cells.lstm": 2,
+    "jaxrnn.checks": 2,
+    "jaxrnn.bptt": 3,  # engines, that know no cell
+    "jaxrnn.windows": 3,
+    "jaxrnn.layers": 4,
+    "jaxrnn.train": 5,
+    "jaxrnn": 6,  # the public names
 }
 # Beyond the floors: an engine takes any cell, so it knows none.
 ENGINES = {"jaxrnn.bptt", "jaxrnn.windows"}

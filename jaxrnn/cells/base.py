@@ -34,6 +34,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxrnn import placement
+
 
 class Cell(NamedTuple):
     """A recurrent cell: a value, hashable, closing over no array, so a static argument of `jit`.
@@ -91,7 +93,11 @@ def outer_sum(a: Float[Array, "*N K"], b: Float[Array, "*N M"]) -> Float[Array, 
     """Σ aᵀ b over all leading axes, as one matrix product, in float32 or wider."""
     leading = tuple(range(a.ndim - 1))
     return lax.dot_general(
-        a, b, ((leading, leading), ((), ())), preferred_element_type=wide(a.dtype)
+        a,
+        b,
+        ((leading, leading), ((), ())),
+        preferred_element_type=wide(a.dtype),
+        out_sharding=placement.sharding_of_outer(a, b),
     )
 
 

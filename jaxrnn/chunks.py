@@ -1,0 +1,71 @@
+"""A scan over chunks of steps, for any number of steps, and how long a chunk should be."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def fit(size: int, aim: int) -> int:
+    """A chunk of about `aim` steps, 1 ≤ K, of a sequence of `size`.
+
+    A divisor of `size`, where there is one within a factor of 2: it spares the program a tail,
+    which costs a copy and a second compilation of the loop.
+    """
+    aim = max(1, min(aim, size))
+    near = [k for k in range(-(-aim // 2), min(2 * aim, size) + 1) if size % k == 0]
+    return min(near, key=lambda k: abs(k - aim), default=aim)
+
+
+def scan(
+    body: Callable[[Any, Any, Any], tuple[Any, Any, Any]],
+    chunk: int,
+    carry: Any,
+    per_chunk: Any,
+    per_step: Any,
+    reverse: bool = False,
+) -> tuple[Any, Any, Any]:
+    """`lax.scan` of `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
+
+    `per_step` leaves are `[T, ...]`, and `body` sees `[K, ...]` of them; `per_chunk` leaves are
+    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop; where
+    K = T there is no loop. Returns the carry, and both kinds of output in the same layout.
+    """
+    size = jax.tree.leaves(per_step)[0].shape[0]
+    count, tail = (0, size) if size == chunk else divmod(size, chunk)
+    whole = size - tail
+
+    def run_whole(carry):
+        chunks = jax.tree.map(lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step)
+        firsts = jax.tree.map(lambda a: a[:count], per_chunk)
+
+        def over_chunk(carry, inputs):
+            carry, once, ys = body(carry, *inputs)
+            return carry, (once, ys)
+
+        carry, (once, ys) = lax.scan(over_chunk, carry, (firsts, chunks), reverse=reverse)
+        return carry, (once, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys))
+
+    def run_tail(carry):
+        rest = jax.tree.map(lambda a: a[whole:], per_step)
+        carry, once, ys = body(carry, jax.tree.map(lambda a: a[-1], per_chunk), rest)
+        return carry, (jax.tree.map(lambda a: a[None], once), ys)
+
+    if not tail or not count:
+        carry, outputs = run_tail(carry) if tail else run_whole(carry)
+    elif reverse:
+        carry, end = run_tail(carry)
+        carry, start = run_whole(carry)
+        outputs = _concatenated(start, end)
+    else:
+        carry, start = run_whole(carry)
+        carry, end = run_tail(carry)
+        outputs = _concatenated(start, end)
+    once, ys = outputs
+    return carry, once, ys
+
+
+def _concatenated(start, end):
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)

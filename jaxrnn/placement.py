@@ -1,0 +1,67 @@
+"""How arrays lie on a mesh, as far as a scan and a hand-written backward pass must know.
+
+On one device, and under `jit` with automatic sharding, nothing here does anything. It matters
+inside `shard_map`, where an array either varies over a mesh axis or does not, and on meshes with
+explicit axes, where every array's type says how it is sharded: a scan wants its carry to have one
+type throughout, and a backward pass must give a cotangent the type of its primal.
+"""
+
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def varying_alike(tree: Any) -> Any:
+    """Every leaf lifted to all the manual mesh axes over which any of them varies.
+
+    Where a leaf did not vary, the transpose of this cast is the sum of its cotangent over those
+    axes: so the gradient of replicated parameters comes out summed, with no collective of ours.
+    """
+    union = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+
+    def lifted(a: Array) -> Array:
+        missing = tuple(sorted(union - _varying(a)))
+        return lax.pcast(a, missing, to="varying") if missing else a
+
+    return jax.tree.map(lifted, tree)
+
+
+def as_batch_of(xs: Array, state: Any) -> Any:
+    """The state's leaves `[*B, H]`, sharded as the batch axes of `xs [T, *B, I]` are."""
+    if not _is_explicit(xs):
+        return state
+    batch = tuple(jax.typeof(xs).sharding.spec)[1:-1]
+
+    def placed(s: Array) -> Array:
+        rest = (None,) * (s.ndim - len(batch))
+        spec = PartitionSpec(*batch, *rest)
+        return jax.sharding.reshard(s, NamedSharding(jax.typeof(xs).sharding.mesh, spec))
+
+    return jax.tree.map(placed, state)
+
+
+def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
+    """That of Σ aᵀ b, `[K, M]`, over the leading axes of `a [*N, K]` and `b [*N, M]`.
+
+    Each last axis stays as it was, and the sum over the others is a sum over devices too.
+
+    None where the compiler chooses. On explicit axes it must be said, for a sum over a sharded
+    axis could as well stay sharded.
+    """
+    if not (_is_explicit(a) or _is_explicit(b)):
+        return None
+    of_a, of_b = jax.typeof(a).sharding, jax.typeof(b).sharding
+    mesh = of_a.mesh if _is_explicit(a) else of_b.mesh
+    return NamedSharding(mesh, PartitionSpec(of_a.spec[-1], of_b.spec[-1]))
+
+
+def _varying(a: Array) -> frozenset[str]:
+    kind: Any = jax.typeof(a)
+    # `vma` up to JAX 0.9, a field of `manual_axis_type` since.
+    return frozenset(kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying)
+
+
+def _is_explicit(a: Array) -> bool:
+    return AxisType.Explicit in jax.typeof(a).sharding.mesh.axis_types
