@@ -33,12 +33,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from jaxrnn import checks, chunks, placement
-from jaxrnn.cells.base import Cell, transposed, wide
+from jaxrnn.cells.base import Cell, matrices_in, transposed, wide
 
 Store = Literal["states", "residuals", "boundaries"]
 
@@ -53,6 +53,7 @@ class Plan(NamedTuple):
     chunk: int
     store: Store
     truncate: int | None
+    compute_dtype: Any
 
 
 def unroll(
@@ -67,6 +68,7 @@ def unroll(
     truncate: int | None = None,
     chunk: int | None = None,
     store: Store = "states",
+    compute_dtype: DTypeLike | None = None,
 ) -> tuple[Any, Float[Array, "T *B H"]]:
     """Runs a cell over a sequence; its gradient is BPTT, written by hand, (1) to (8) above.
 
@@ -94,6 +96,9 @@ def unroll(
         and the gates are computed again, in parallel over time. "residuals": the gates too; less
         arithmetic, more memory. "boundaries": only each chunk's first state; every chunk is run
         forward again, memory O(T/K + K).
+      compute_dtype: the dtype in which the matrix products multiply, such as `jnp.bfloat16`; they
+        accumulate in float32 or wider, and states, elementwise work, parameters and gradients keep
+        their own dtype. None: that of `params`.
 
     Returns:
       The last state, and the outputs `hs [T, *B, H]`.
@@ -106,10 +111,18 @@ def unroll(
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    plan = _plan(xs, chunk, store, truncate)
+    plan = _plan(xs, chunk, store, truncate, compute_dtype)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
-    last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
+    try:
+        last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "forward mode alone (jvp, jacfwd, linearize) does not go through a backward pass that "
+            "is written by hand. Call jaxrnn.unroll_autodiff, the same function, instead."
+        ) from error
     return last, _flipped(hs) if reverse else hs
 
 
@@ -125,6 +138,7 @@ def unroll_autodiff(
     truncate: int | None = None,
     chunk: int | None = None,
     store: Store = "states",
+    compute_dtype: DTypeLike | None = None,
 ) -> tuple[Any, Float[Array, "T *B H"]]:
     """`unroll` as one plain scan that JAX differentiates: the tests' oracle, and forward mode.
 
@@ -132,7 +146,9 @@ def unroll_autodiff(
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    uncut = _uncut(_plan(xs, chunk, store, truncate), xs.shape[0])
+    plan = _plan(xs, chunk, store, truncate, compute_dtype)
+    uncut = _uncut(plan, xs.shape[0])
+    params = matrices_in(params, plan.compute_dtype)
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
 
     def over_step(before, inputs):
@@ -195,11 +211,11 @@ def _outputs_and_saved(cell, plan, params, state, xs, mask, linked):
 
 def _forward(cell, plan, params, state, xs, mask, linked):
     """(1), chunk by chunk: ((s[T], hs), what the backward pass needs)."""
-    keep = plan.store != "boundaries"
+    params = matrices_in(params, plan.compute_dtype)
+    keep, keep_res = plan.store != "boundaries", plan.store == "residuals"
 
     def over_chunk(first, _, inputs):
-        last, states, res = _run(cell, params, state, first, *inputs)
-        res = res if plan.store == "residuals" else None
+        last, states, res = _run(cell, params, state, first, *inputs, keep_res=keep_res)
         return last, first, (states if keep else states.h, res)
 
     last, firsts, (states, res) = chunks.scan(
@@ -209,7 +225,7 @@ def _forward(cell, plan, params, state, xs, mask, linked):
     return (last, _select(mask, hs, jnp.zeros_like(hs))), (firsts, states, res)
 
 
-def _run(cell, params, initial, first, xs, mask, linked):
+def _run(cell, params, initial, first, xs, mask, linked, *, keep_res):
     """One chunk of the forward pass from the state `first`: the last state, all states and res."""
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
 
@@ -218,9 +234,11 @@ def _run(cell, params, initial, first, xs, mask, linked):
         before = _select(linked, before, initial)  # (4)
         after, res = cell.step(params, before, u)  # (1)
         after = _select(m, after, before)  # (5)
-        return after, (after, res)
+        return after, (after, res if keep_res else None)
 
-    last, (states, res) = lax.scan(over_step, first, (us, mask, linked))
+    # Where `res` leaves the loop it stands in a buffer of its own, and nothing is gained.
+    scan = chunks.scan_ahead if cell.read_ahead and not keep_res else lax.scan
+    last, (states, res) = scan(over_step, first, (us, mask, linked))
     return last, states, res
 
 
@@ -228,6 +246,9 @@ def _backward(cell, plan, saved, cotangents):
     """(2) and (3), chunk by chunk, from the last to the first: the cotangents of the inputs."""
     params, state, xs, mask, linked, (firsts, states, res) = saved
     adjoint, dhs = cotangents
+    sums = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
+    dtypes = jax.tree.map(lambda p: p.dtype, params)
+    params = matrices_in(params, plan.compute_dtype)
     params_t = transposed(params)
     uncut = _uncut(plan, xs.shape[0])
     zero = jax.tree.map(jnp.zeros_like, state)
@@ -237,7 +258,7 @@ def _backward(cell, plan, saved, cotangents):
         xs, mask, linked, uncut, states, res, dhs = inputs
         # All that does not depend on λ, for the whole chunk at once.
         if plan.store == "boundaries":
-            _, states, res = _run(cell, params, state, first, xs, mask, linked)
+            _, states, res = _run(cell, params, state, first, xs, mask, linked, keep_res=True)
         xs = _select(mask, xs, jnp.zeros_like(xs))
         befores = jax.tree.map(lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states)
         befores = _select(linked, befores, state)  # (4)
@@ -262,7 +283,6 @@ def _backward(cell, plan, saved, cotangents):
         dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
         return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), None, dxs
 
-    sums = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
     (adjoint, dstate, dparams), _, dxs = chunks.scan(
         over_chunk,
         plan.chunk,
@@ -271,7 +291,7 @@ def _backward(cell, plan, saved, cotangents):
         (xs, mask, linked, uncut, states, res, dhs),
         reverse=True,
     )
-    dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
+    dparams = jax.tree.map(lambda d, dtype: d.astype(dtype), dparams, dtypes)
     return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None
 
 
@@ -300,10 +320,10 @@ def _flipped(tree: Any) -> Any:
 
 def _uncut(plan, size):
     """False at the steps t = k, 2k, …, where no gradient passes to t-1; None if nothing is cut."""
-    if plan.truncate is None or plan.truncate >= size:
+    if plan.truncate is None or (isinstance(size, int) and plan.truncate >= size):
         return None
-    steps = np.arange(size)
-    return jnp.asarray((steps % plan.truncate != 0) | (steps == 0))
+    steps = jnp.arange(size)
+    return (steps % plan.truncate != 0) | (steps == 0)
 
 
 def _admitted(cell, params, state, xs, mask, reset):
@@ -314,15 +334,22 @@ def _admitted(cell, params, state, xs, mask, reset):
     return placement.varying_alike((params, given, xs, mask, linked))
 
 
-def _plan(xs, chunk, store, truncate):
+def _plan(xs, chunk, store, truncate, compute_dtype):
     if store not in get_args(Store):
         raise ValueError(f"`store` must be one of {', '.join(get_args(Store))}, but got {store!r}.")
-    size, batch = xs.shape[0], xs.shape[1:-1]
-    if chunk is not None:
+    size, rows = xs.shape[0], math.prod(xs.shape[1:-1])
+    if not isinstance(size, int) or not isinstance(rows, int):
+        if chunk is not None:
+            raise ValueError(
+                "`chunk` must be None where T or *B are symbolic: one chunk serves all."
+            )
+        chunk = size
+    elif chunk is not None:
         chunk = max(1, min(checks.positive("chunk", chunk), size))
     elif store == "boundaries":
         chunk = chunks.fit(size, math.isqrt(size))  # T/K + K is least at K = √T
     else:
-        chunk = chunks.fit(size, CHUNK_ROWS // max(1, math.prod(batch)))
+        chunk = chunks.fit(size, CHUNK_ROWS // max(1, rows))
     truncate = None if truncate is None else checks.positive("truncate", truncate)
-    return Plan(chunk, store, truncate)
+    compute_dtype = None if compute_dtype is None else checks.floating(compute_dtype)
+    return Plan(chunk, store, truncate, compute_dtype)

@@ -1,7 +1,6 @@
 """What the public functions ask of their arguments: the rule, what was got, the cure."""
 
 import operator
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.base import Cell, Shape
 
 
 def sequence(
@@ -87,7 +86,7 @@ def same_state(got: Any, expected: Any) -> None:
             )
 
 
-def steps(name: str, got: Array, shape: Sequence[int]) -> Array:
+def steps(name: str, got: Array, shape: Shape) -> Array:
     """`got` if it is a bool array of shape `(T, *B)`; raises otherwise."""
     if got.dtype != jnp.bool_:
         raise TypeError(
@@ -118,6 +117,19 @@ def positive(name: str, got: Any) -> int:
     if isinstance(got, bool) or number < 1:
         raise ValueError(f"`{name}` must be an integer ≥ 1, but got {got!r}.")
     return number
+
+
+def floating(dtype: Any) -> jnp.dtype:
+    """`dtype` if it is a floating one; raises `TypeError` otherwise."""
+    try:
+        got = jnp.dtype(dtype)
+    except TypeError:
+        got = None
+    if got is None or not jnp.issubdtype(got, jnp.floating):
+        raise TypeError(
+            f"`compute_dtype` must be a floating dtype, such as jnp.bfloat16, but got {dtype!r}."
+        )
+    return got
 
 
 def common_length(name: str, tree: Any) -> int:

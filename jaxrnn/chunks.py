@@ -21,7 +21,7 @@ def fit(size: int, aim: int) -> int:
 
 def scan(
     body: Callable[[Any, Any, Any], tuple[Any, Any, Any]],
-    chunk: int,
+    chunk: Any,
     carry: Any,
     per_chunk: Any,
     per_step: Any,
@@ -31,7 +31,8 @@ def scan(
 
     `per_step` leaves are `[T, ...]`, and `body` sees `[K, ...]` of them; `per_chunk` leaves are
     `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop; where
-    K = T there is no loop. Returns the carry, and both kinds of output in the same layout.
+    K = T there is no loop; only there may K be symbolic, under `jax.export`. Returns the carry, and
+    both kinds of output in the same layout.
     """
     size = jax.tree.leaves(per_step)[0].shape[0]
     count, tail = (0, size) if size == chunk else divmod(size, chunk)
@@ -69,3 +70,24 @@ def scan(
 
 def _concatenated(start, end):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
+
+
+def scan_ahead(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`lax.scan`, each step's input read one step ahead and carried: same results, other code.
+
+    XLA:CPU fuses the read of a step's input into the elementwise work that follows. Where that
+    work is a chain with slices in it, such as the GRU's, the fused loop is no longer vectorised; an
+    input that stands in the carry is a plain buffer.
+    """
+    size = jax.tree.leaves(xs)[0].shape[0]
+
+    def read(t):
+        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), xs)
+
+    def over_step(carry, t):
+        carry, x = carry
+        carry, y = body(carry, x)
+        return (carry, read(jnp.minimum(t + 1, size - 1))), y
+
+    (carry, _), ys = lax.scan(over_step, (carry, read(0)), jnp.arange(size))
+    return carry, ys

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.export import register_namedtuple_serialization
 from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, PRNGKeyArray
@@ -64,3 +65,6 @@ def embed(table: Float[Array, "V I"], ids: Int[Array, "*N"]) -> Float[Array, "*N
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"`ids` must be integers, but got {ids.dtype}.")
     return table[ids]
+
+
+register_namedtuple_serialization(DenseParams, serialized_name="jaxrnn.layers.DenseParams")

@@ -98,6 +98,11 @@ WRONG = {
     "truncate True": ({"truncate": True}, ValueError, "an integer ≥ 1, but got True"),
     "truncate 2.0": ({"truncate": 2.0}, TypeError, "`truncate` must be an integer, but got 2.0"),
     "chunk -1": ({"chunk": -1}, ValueError, "`chunk` must be an integer ≥ 1, but got -1"),
+    "a compute_dtype that does not float": (
+        {"compute_dtype": jnp.int8},
+        TypeError,
+        r"`compute_dtype` must be a floating dtype, such as jnp.bfloat16, but got",
+    ),
     "another store": (
         {"store": "gates"},
         ValueError,
@@ -135,5 +140,5 @@ def test_an_activation_that_is_none(activation):
 
 
 def test_forward_mode_alone_does_not_go_through():
-    with pytest.raises(TypeError, match="custom_vjp"):
+    with pytest.raises(TypeError, match=r"Call jaxrnn.unroll_autodiff, the same function"):
         jax.jvp(lambda xs: call(xs=xs)[1], (CASE.xs,), (CASE.xs,))

@@ -36,6 +36,9 @@ from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn import placement
 
+# Integers, or the symbolic dimensions of `jax.export`.
+Shape = Sequence[Any]
+
 
 class Cell(NamedTuple):
     """A recurrent cell: a value, hashable, closing over no array, so a static argument of `jit`.
@@ -60,20 +63,28 @@ class Cell(NamedTuple):
       param_vjp: `(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5): one product
         over all leading axes per matrix. `dparams` has the type of the parameters, in float32 or
         wider: the engine adds the chunks up and casts the sum.
+      read_ahead: whether the forward loop should carry the next drive instead of reading it where
+        it is used: see `chunks.scan_ahead`. It changes speed, not the result.
     """
 
     init: Callable[..., Any]
-    initial_state: Callable[[Any, Sequence[int]], Any]
+    initial_state: Callable[[Any, Shape], Any]
     drive: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     linearize: Callable[[Any, Any, Any, Any], Any]
     state_vjp: Callable[[Any, Any, Any], Any]
     param_vjp: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
+    read_ahead: bool = False
 
 
 def transposed(params: Any) -> Any:
     """The parameters with every matrix transposed, vectors as they are: θᵀ of (4) and (5)."""
     return jax.tree.map(lambda p: p.T if p.ndim == 2 else p, params)
+
+
+def matrices_in(params: Any, dtype: DTypeLike | None) -> Any:
+    """The parameters with every matrix in `dtype`, vectors as they are; as they are for None."""
+    return jax.tree.map(lambda p: p.astype(dtype) if p.ndim == 2 and dtype else p, params)
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
@@ -82,21 +93,28 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
 
 
 def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N M"]:
-    """`a @ w`, accumulated in float32 or wider, in the dtype of `a`."""
+    """`a @ w` in the dtype of `a`: multiplied in that of `w`, accumulated in float32 or wider.
+
+    So the dtype of the matrices is that of the products: the engine casts them, and nothing else,
+    for mixed precision.
+    """
+    contracted = (((a.ndim - 1,), (0,)), ((), ()))
     product = lax.dot_general(
-        a, w, (((a.ndim - 1,), (0,)), ((), ())), preferred_element_type=wide(a.dtype)
+        a.astype(w.dtype), w, contracted, preferred_element_type=wide(w.dtype)
     )
     return product.astype(a.dtype)
 
 
-def outer_sum(a: Float[Array, "*N K"], b: Float[Array, "*N M"]) -> Float[Array, "K M"]:
-    """Σ aᵀ b over all leading axes, as one matrix product, in float32 or wider."""
+def outer_sum(
+    a: Float[Array, "*N K"], b: Float[Array, "*N M"], dtype: DTypeLike
+) -> Float[Array, "K M"]:
+    """Σ aᵀ b over all leading axes: one product in `dtype`, accumulated in float32 or wider."""
     leading = tuple(range(a.ndim - 1))
     return lax.dot_general(
-        a,
-        b,
+        a.astype(dtype),
+        b.astype(dtype),
         ((leading, leading), ((), ())),
-        preferred_element_type=wide(a.dtype),
+        preferred_element_type=wide(dtype),
         out_sharding=placement.sharding_of_outer(a, b),
     )
 

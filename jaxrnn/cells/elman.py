@@ -14,18 +14,20 @@ logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slow
 identity it lives or explodes as Wₘ decides.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn.cells.base import (
     Cell,
+    Shape,
     affine,
     hidden_size,
     input_weights,
@@ -118,7 +120,7 @@ def _init(
     )
 
 
-def _initial_state(params: ElmanParams, batch_shape: Sequence[int]) -> ElmanState:
+def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
     return ElmanState(jnp.zeros((*batch_shape, hidden_size(params, 1)), params.w_hh.dtype))
 
 
@@ -138,8 +140,16 @@ def _param_vjp(
     adjoints: ElmanState,
 ) -> tuple[ElmanParams, Float[Array, "*N I"]]:
     delta = lin * adjoints.h
-    dparams = ElmanParams(outer_sum(xs, delta), outer_sum(states_prev.h, delta), lead_sum(delta))
+    dtype = params_t.w_hh.dtype
+    dparams = ElmanParams(
+        w_ih=outer_sum(xs, delta, dtype),
+        w_hh=outer_sum(states_prev.h, delta, dtype),
+        b=lead_sum(delta),
+    )
     return dparams, matmul(delta, params_t.w_ih)  # (3)
 
 
 elman = make_elman("tanh")
+
+register_namedtuple_serialization(ElmanParams, serialized_name="jaxrnn.ElmanParams")
+register_namedtuple_serialization(ElmanState, serialized_name="jaxrnn.ElmanState")

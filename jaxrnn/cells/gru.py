@@ -20,17 +20,18 @@ gates. Everything that goes back is proportional to λ:
 The remedy against the vanishing gradient is the term λ ⊙ z of (6).
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn.cells.base import (
     Cell,
+    Shape,
     affine,
     hidden_size,
     input_weights,
@@ -86,7 +87,7 @@ def _init(
     )
 
 
-def _initial_state(params: GRUParams, batch_shape: Sequence[int]) -> GRUState:
+def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
     size = hidden_size(params, GATES)
     if params.b_hn.shape != (size,):
         raise ValueError(f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}.")
@@ -134,13 +135,19 @@ def _param_vjp(
     size = adjoints.h.shape[-1]
     delta_q = _delta_q(lin, adjoints)
     delta_u = jnp.concatenate([delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1)  # (7)
+    dtype = params_t.w_hh.dtype
     dparams = GRUParams(
-        w_ih=outer_sum(xs, delta_u),
-        w_hh=outer_sum(states_prev.h, delta_q),
+        w_ih=outer_sum(xs, delta_u, dtype),
+        w_hh=outer_sum(states_prev.h, delta_q, dtype),
         b=lead_sum(delta_u),
         b_hn=lead_sum(delta_q[..., 2 * size :]),
     )
     return dparams, matmul(delta_u, params_t.w_ih)  # (8)
 
 
-gru = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)
+gru = Cell(
+    _init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp, read_ahead=True
+)
+
+register_namedtuple_serialization(GRUParams, serialized_name="jaxrnn.GRUParams")
+register_namedtuple_serialization(GRUState, serialized_name="jaxrnn.GRUState")

@@ -18,18 +18,19 @@ against the vanishing gradient is the last term of (6): along c the gradient is 
 alone, with no weight and no slope, and survives where f is near 1.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn.cells.base import (
     Cell,
+    Shape,
     affine,
     hidden_size,
     input_weights,
@@ -79,7 +80,7 @@ def _init(
     )
 
 
-def _initial_state(params: LSTMParams, batch_shape: Sequence[int]) -> LSTMState:
+def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
     shape = (*batch_shape, hidden_size(params, GATES))
     # Two arrays, not one twice: a state can be donated, and a buffer only once.
     return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
@@ -142,8 +143,16 @@ def _param_vjp(
     adjoints: LSTMState,
 ) -> tuple[LSTMParams, Float[Array, "*N I"]]:
     delta, _ = _deltas(lin, adjoints)
-    dparams = LSTMParams(outer_sum(xs, delta), outer_sum(states_prev.h, delta), lead_sum(delta))
+    dtype = params_t.w_hh.dtype
+    dparams = LSTMParams(
+        w_ih=outer_sum(xs, delta, dtype),
+        w_hh=outer_sum(states_prev.h, delta, dtype),
+        b=lead_sum(delta),
+    )
     return dparams, matmul(delta, params_t.w_ih)  # (7)
 
 
 lstm = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)
+
+register_namedtuple_serialization(LSTMParams, serialized_name="jaxrnn.LSTMParams")
+register_namedtuple_serialization(LSTMState, serialized_name="jaxrnn.LSTMState")
