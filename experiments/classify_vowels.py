@@ -12,8 +12,8 @@ from rich.console import Console
 
 import jaxrnn
 from experiments import data, schema, training
+from experiments.cells import cell_of
 from experiments.record import Run
-from experiments.train_language_model import cell_of
 from jaxrnn import layers
 
 
@@ -38,7 +38,7 @@ def train(config: schema.Classify, run: Run, console: Console) -> dict[str, floa
     """Runs the whole experiment; returns the accuracy on the test set."""
     console.print("Reading the series (the first time, they are fetched).")
     vowels = data.load_vowels(config.data.path)
-    console.print(vowels.source)
+    console.print(vowels.source, markup=False)
     mean, deviation = _moments(vowels.train)
     train_set, test_set = (
         s._replace(xs=(s.xs - mean) / deviation) for s in (vowels.train, vowels.test)
@@ -84,7 +84,8 @@ def _moments(sequences: data.Sequences) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation `[I]` over all steps that are there."""
     there = np.arange(len(sequences.xs))[:, None] < sequences.lengths
     steps = sequences.xs[there]
-    return steps.mean(0), steps.std(0)
+    deviation = steps.std(0)
+    return steps.mean(0), np.where(deviation > 0, deviation, 1)  # a constant channel says nothing
 
 
 def _batches(

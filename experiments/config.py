@@ -3,15 +3,15 @@
 A config is a frozen `msgspec.Struct`; nested structs are tables, and a union of tagged structs is
 a choice that one key of the file makes:
 
-    class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: Annotated[int, msgspec.Meta(ge=1)]
         learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
 
     class LanguageModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                         tag_field="task", tag="language_model"):
-        train: Train
+        optimizer: Optimizer
 
-    config = load(LanguageModel | Classify, "configs/shakespeare.toml", ["train.steps=100"])
+    config = load(LanguageModel | Classify, "configs/x.toml", ["optimizer.steps=100"])
 
 Whatever is wrong with a config is a `ConfigError`, raised before JAX is imported: a run that is
 going to fail because of a misspelt key fails in a tenth of a second.
@@ -48,7 +48,7 @@ def load(cls: Any, path: str | os.PathLike[str], overrides: Sequence[str] = ()) 
     Args:
       cls: a `msgspec.Struct`, or a union of tagged ones.
       path: a TOML file, or a `.json` file written from `dump_json`.
-      overrides: `key=value` each, the key dotted (`train.steps=100`), later ones winning. The value
+      overrides: `key=value` each, the key dotted (`optimizer.steps=100`), later ones winning. The value
         is read as TOML where it is TOML (`3`, `true`, `[1, 2]`), and is a string otherwise; a
         string that looks like something else is quoted as in TOML: `data.path='"42"'`.
 

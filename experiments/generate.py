@@ -1,12 +1,14 @@
 """Streams text from a trained language model: `python -m experiments.generate RUN_DIR`.
 
-python -m experiments.generate runs/shakespeare_lstm-… --prompt "ROMEO:" --temperature 0.8
+python -m experiments.generate RUN_DIR --prompt "ROMEO:" --temperature 0.8
 """
 
 import argparse
 import codecs
+import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 
 from experiments import checkpoint, config, data, language_model, schema
-from experiments.train_language_model import cell_of
+from experiments.cells import cell_of
 
 # Characters that one call of the compiled loop draws: a line at a time reaches the screen.
 PIECE = 64
@@ -44,6 +46,12 @@ def generate(
     params = checkpoint.restore(run, jax.eval_shape(init))
     if not prompt:
         raise ValueError("the prompt must have at least one character.")
+    unknown = sorted(set(prompt) - set(vocabulary))
+    if unknown:
+        raise ValueError(
+            f"the prompt has bytes that the model was not trained on, {bytes(unknown)!r}; it knows "
+            f"{vocabulary!r}."
+        )
     ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
     state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, params, ids)
     draw = jax.jit(language_model.sample, static_argnums=(0, 5))
@@ -57,7 +65,7 @@ def generate(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0, or 2 if it cannot be done as asked."""
     parser = argparse.ArgumentParser(prog="python -m experiments.generate", description=__doc__)
-    parser.add_argument("run", type=Path, help="the folder of a run, such as runs/shakespeare-…")
+    parser.add_argument("run", type=Path, help="the folder of a run: runs/NAME-DATE-TIME")
     parser.add_argument("--prompt", default="ROMEO:", help="what the text begins with: ROMEO:")
     parser.add_argument("--length", type=int, default=500, help="characters to draw: 500")
     parser.add_argument("--temperature", type=float, default=0.8, help="above 0: 0.8")
@@ -65,10 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.temperature > 0 or arguments.length < 0:
         parser.error("--temperature must be above 0, and --length at least 0.")
+    if not 0 <= arguments.seed < 2**32:
+        parser.error("--seed must be in 0 … 2³² - 1.")
+    with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces = generate(
         arguments.run,
-        arguments.prompt.encode(),
+        os.fsencode(arguments.prompt),
         arguments.length,
         arguments.temperature,
         arguments.seed,
@@ -78,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(arguments.prompt, end="")
         for piece in itertools.chain([first], pieces):
             print(decoder.decode(piece), end="", flush=True)
+    except (KeyboardInterrupt, BrokenPipeError):  # enough: Ctrl-C, or `| head`
+        sys.stdout = open(os.devnull, "w")  # the interpreter's last flush must not fail
+        return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

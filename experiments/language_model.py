@@ -1,9 +1,9 @@
 """A character-level language model: embedding, recurrent cell, softmax over the next character."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
@@ -100,5 +100,6 @@ def prime(
     return state, layers.dense(params.readout, hs[-1])
 
 
-def bits(nats: Any) -> Any:
-    return nats / jnp.log(2.0)
+def bits(nats: float) -> float:
+    """Of a loss in nats."""
+    return nats / math.log(2)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ class Run:
         self.started = time.monotonic()
         self.write("config.json", config.dump_json(settings))
         versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-        versions |= {"python": platform.python_version(), "command": " ".join(sys.argv)}
+        versions |= {"python": platform.python_version(), "arguments": shlex.join(sys.argv[1:])}
         self.write_json("versions.json", versions)
 
     @property
@@ -53,8 +54,9 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines so far."""
-        return [json.loads(x) for x in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        """All lines so far: none, before the first one is written."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
 
     def plot(self, unit: str, *names: str) -> None:
         """Draws the metrics of these names against the step, as `curves.png`."""

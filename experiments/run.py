@@ -6,6 +6,7 @@ Everything that a config can have wrong is found before JAX is imported.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,19 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         schema.LanguageModel: train_language_model.train,
         schema.Classify: classify_vowels.train,
     }
-    console = Console()
+    # A screen that lacks a character of the text must not cost the results of the run.
+    with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    console = Console(soft_wrap=True)
     run = Run(arguments.runs, Path(arguments.config).stem, settings)
     try:
         results = tasks[type(settings)](settings, run, console)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. What there is, is in {run.folder}.")
+        console.print(f"Interrupted. What there is, is in {run.folder}.", markup=False)
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     run.write_json("results.json", results | {"seconds": round(run.seconds, 1)})
     words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-    console.print(f"{words}, after {run.seconds:.0f} s. All of it is in {run.folder}.")
+    console.print(f"{words}, after {run.seconds:.0f} s.")
+    console.print(f"All of it is in {run.folder}", markup=False, highlight=False)
     return 0
 
 

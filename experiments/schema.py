@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Positive = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0)]
 
@@ -52,7 +53,7 @@ class LanguageModel(
     """How often to validate along the way, the end included."""
     sample_length: Positive = 500
     temperature: Rate = 0.8
-    seed: int = 0
+    seed: Seed = 0
     data: Texts = Texts()
 
 
@@ -71,7 +72,7 @@ class Classify(
     input_noise: Annotated[float, Meta(ge=0)] = 0.0
     """Standard deviation of the noise on the standardised inputs: 270 sequences are few."""
     evaluations: Positive = 10
-    seed: int = 0
+    seed: Seed = 0
     data: Vowels = Vowels()
 
 

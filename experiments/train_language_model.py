@@ -1,7 +1,6 @@
 """Trains a character-level language model by truncated BPTT over a stateful stream of windows."""
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 import jaxrnn
 from experiments import data, language_model, schema, training
+from experiments.cells import cell_of
 from experiments.record import Run
 from jaxrnn import losses
 
@@ -24,12 +24,15 @@ def train(config: schema.LanguageModel, run: Run, console: Console) -> dict[str,
     """Runs the whole experiment; returns the validation's bits per character."""
     console.print("Reading the text (the first time, it is fetched).")
     corpus = data.load_texts(config.data.path)
-    console.print(corpus.source)
+    console.print(corpus.source, markup=False)
     vocabulary = data.make_vocabulary(np.concatenate([text for _, text in corpus.texts]))
     run.write_json("vocabulary.json", list(vocabulary))
     learnt, held_out = data.split_texts(corpus.texts, config.data.held_out)
-    if not len(held_out):
-        raise ValueError("nothing is held out for validation: raise `data.held_out`.")
+    if len(held_out) < 2:
+        raise ValueError(
+            f"validation needs 2 characters at least, but {len(held_out)} are held out: raise "
+            "`data.held_out`, or give a longer text."
+        )
 
     cell = cell_of(config.model)
     params = language_model.init(
@@ -54,7 +57,7 @@ def train(config: schema.LanguageModel, run: Run, console: Console) -> dict[str,
             evaluate=_evaluator(cell, data.encode(vocabulary, held_out)),
             per_step=batch_size * config.window,
             unit="characters",
-            shown=lambda loss: {"bits": loss / math.log(2)},
+            shown=lambda loss: {"bits": language_model.bits(loss)},
         ),
     )
     key = jax.random.key(config.seed)
@@ -68,11 +71,6 @@ def train(config: schema.LanguageModel, run: Run, console: Console) -> dict[str,
     console.print(text, markup=False, highlight=False)
     console.rule()
     return results
-
-
-def cell_of(model: schema.Model) -> jaxrnn.Cell:
-    """The cell that a config names."""
-    return {"elman": jaxrnn.elman, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}[model.cell]
 
 
 def _epochs(windows: data.Windows, zeros: Any) -> Iterator[tuple[Any, Any]]:
@@ -94,6 +92,6 @@ def _evaluator(cell: jaxrnn.Cell, ids: np.ndarray) -> Any:
         for batch in zip(*windows, strict=True):
             part, state = loss(params, state, batch)
             nats += float(part)
-        return {"valid_bits": nats / math.log(2) / int(windows.mask.sum())}
+        return {"valid_bits": language_model.bits(nats) / int(windows.mask.sum())}
 
     return evaluate

@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
 def make_optimizer(config: schema.Optimizer) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam with a linear rise and a cosine fall of its rate."""
-    rise = round(config.warmup * config.steps)
+    rise = min(round(config.warmup * config.steps), config.steps - 1)
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if rise else config.learning_rate,
         peak_value=config.learning_rate,

@@ -4,11 +4,11 @@ Forward, for t = 1 … T, with s[0] the initial state and u the drive (`Cell.dri
 
     s[t], res[t] = step(s[t-1], u[t])                                                        (1)
 
-Backward, for t = T … 1, with g[t] = ∂R̂/∂h[t] directly (zero where the label is empty), the
-adjoint λ[t] = dR̂/ds[t] and the Jacobian J[t] = ∂s[t]/∂s[t-1]:
+Backward, for t = T … 1, with g[t] = ∂R̂/∂h[t] directly (zero where the label is empty; g[0] = 0),
+the adjoint λ[t] = dR̂/ds[t] and the Jacobian J[t] = ∂s[t]/∂s[t-1]:
 
-    λ[t-1] = g[t-1] + J[t]ᵀ λ[t]                                                             (2)
-    dR̂/dθ  = Σ M[t]ᵀ λ[t],    M[t] = ∂s[t]/∂θ at fixed s[t-1]                                (3)
+    λ[t-1] = g[t-1] + J[t]ᵀ λ[t],    λ[T] = g[T] + ∂R̂/∂s[T] directly                         (2)
+    dR̂/dθ  = Σ M[t]ᵀ λ[t],           M[t] = ∂s[t]/∂θ at fixed s[t-1]                         (3)
 
 Both run over *chunks* of K steps. What does not depend on the recursion stands outside the loop
 over steps, for a whole chunk at once: the drive before (1), the coefficients of every J[t]
@@ -21,11 +21,12 @@ cuts the adjoint. With select(p, a, b) = a where p, else b, and s̃ the state a 
 
     s̃[t-1] = select(reset[t], s[0], s[t-1])                                                  (4)
     s[t]   = select(mask[t], step(s̃[t-1], u[t]), s̃[t-1])                                     (5)
-    λ̃[t-1] = select(mask[t], J[t]ᵀ λ[t], λ[t])                                               (6)
-    λ[t-1] = g[t-1] + select(reset[t] or cut[t], 0, λ̃[t-1])                                  (7)
-    dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (8)
+    hs[t]  = select(mask[t], h[t], 0),    so g[t] = 0 where mask[t] is False                 (6)
+    λ̃[t-1] = select(mask[t], J[t]ᵀ λ[t], λ[t])                                               (7)
+    λ[t-1] = g[t-1] + select(reset[t] or cut[t], 0, λ̃[t-1])                                  (8)
+    dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (9)
 
-All of it by selection, never by multiplication, so that NaN in a masked input stays there.
+and (3) sums over the steps that are not masked. All of it by selection, never by multiplication, so that NaN in a masked input stays there.
 """
 
 import math
@@ -70,7 +71,7 @@ def unroll(
     store: Store = "states",
     compute_dtype: DTypeLike | None = None,
 ) -> tuple[Any, Float[Array, "T *B H"]]:
-    """Runs a cell over a sequence; its gradient is BPTT, written by hand, (1) to (8) above.
+    """Runs a cell over a sequence; its gradient is BPTT, written by hand, (1) to (9) above.
 
     Reverse mode of any order works, forward mode over reverse mode too; forward mode alone does
     not go through a hand-written backward pass: use `unroll_autodiff` for it. Gradients are exact
@@ -180,8 +181,8 @@ def step(
     Raises:
       TypeError, ValueError: as `unroll`.
     """
-    xs, before, _, _ = checks.sequence(cell, params, state, jnp.asarray(x)[None], None, None)
-    after, _ = cell.step(params, before, cell.drive(params, xs[0]))
+    params, before, x = checks.one_step(cell, params, state, x)
+    after, _ = cell.step(params, before, cell.drive(params, x))
     return after, after.h
 
 
@@ -222,7 +223,7 @@ def _forward(cell, plan, params, state, xs, mask, linked):
         over_chunk, plan.chunk, state, None, (xs, mask, linked)
     )
     hs, states = (states.h, states) if keep else (states, None)
-    return (last, _select(mask, hs, jnp.zeros_like(hs))), (firsts, states, res)
+    return (last, _select(mask, hs, jnp.zeros_like(hs))), (firsts, states, res)  # (6)
 
 
 def _run(cell, params, initial, first, xs, mask, linked, *, keep_res):
@@ -265,16 +266,16 @@ def _backward(cell, plan, saved, cotangents):
         if plan.store == "states":
             _, res = cell.step(params, befores, cell.drive(params, xs))
         lin = cell.linearize(params, befores, states, res)
-        gs = _select(mask, dhs, jnp.zeros_like(dhs))
+        gs = _select(mask, dhs, jnp.zeros_like(dhs))  # (6)
 
         def over_step(carry, inputs):
             adjoint, dstate = carry
             g, lin, m, linked, uncut = inputs
             adjoint = adjoint._replace(h=adjoint.h + g)  # (2)
-            back = _select(m, cell.state_vjp(params_t, lin, adjoint), adjoint)  # (6)
+            back = _select(m, cell.state_vjp(params_t, lin, adjoint), adjoint)  # (7)
             if linked is not None:
-                dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (8)
-            return (_select(uncut, _select(linked, back, zero), zero), dstate), adjoint  # (7)
+                dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (9)
+            return (_select(uncut, _select(linked, back, zero), zero), dstate), adjoint  # (8)
 
         (adjoint, dstate), adjoints = lax.scan(
             over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut), reverse=True
@@ -328,10 +329,10 @@ def _uncut(plan, size):
 
 def _admitted(cell, params, state, xs, mask, reset):
     """The arguments checked, as arrays placed alike; for `reset`: is a step linked with the last?"""
-    xs, given, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
-    given = placement.as_batch_of(xs, given)
+    params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
-    return placement.varying_alike((params, given, xs, mask, linked))
+    return placement.varying_alike((params, state, xs, mask, linked))
 
 
 def _plan(xs, chunk, store, truncate, compute_dtype):

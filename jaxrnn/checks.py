@@ -1,7 +1,7 @@
 """What the public functions ask of their arguments: the rule, what was got, the cure."""
 
 import operator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -10,78 +10,106 @@ from jax import Array
 
 from jaxrnn.cells.base import Cell, Shape
 
+INITIAL = "`cell.initial_state` makes it for these inputs"
+
 
 def sequence(
     cell: Any, params: Any, state: Any, xs: Any, mask: Any, reset: Any
-) -> tuple[Array, Any, Array | None, Array | None]:
-    """`xs`, `state` (the cell's initial one for None), `mask` and `reset` as arrays that fit.
+) -> tuple[Any, Any, Array, Array | None, Array | None]:
+    """All arguments but `cell`, as arrays that fit; the cell's initial state for None.
 
     Raises:
       TypeError: if `cell` is no Cell, or a dtype does not fit.
       ValueError: if a shape does not fit.
     """
-    cell_and_params(cell, params)
+    params = cell_and_params(cell, params)
     xs = jnp.asarray(xs)
-    inputs(xs, params)
+    inputs("xs", "(T, *B, I), time first and the inputs last", xs, params, ndim=2)
     initial = partial(cell.initial_state, params, xs.shape[1:-1])
     given = initial() if state is None else jax.tree.map(jnp.asarray, state)
-    same_state(given, jax.eval_shape(initial))
+    same_state(given, jax.eval_shape(initial), INITIAL)
     mask = None if mask is None else steps("mask", jnp.asarray(mask), xs.shape[:-1])
     reset = None if reset is None else steps("reset", jnp.asarray(reset), xs.shape[:-1])
-    return xs, given, mask, reset
+    return params, given, xs, mask, reset
 
 
-def cell_and_params(cell: Any, params: Any) -> None:
-    """Raises `TypeError` unless `cell` is a Cell and all of `params` has one floating dtype."""
+def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Array]:
+    """As `sequence`, of a single input `x [*B, I]`."""
+    params = cell_and_params(cell, params)
+    x = jnp.asarray(x)
+    inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
+    initial = partial(cell.initial_state, params, x.shape[:-1])
+    given = initial() if state is None else jax.tree.map(jnp.asarray, state)
+    same_state(given, jax.eval_shape(initial), INITIAL)
+    return params, given, x
+
+
+def cell_and_params(cell: Any, params: Any) -> Any:
+    """`params` as arrays; raises unless `cell` is a Cell and they are its own, of one dtype."""
     if not isinstance(cell, Cell):
         raise TypeError(
             f"`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got {type(cell).__name__}."
         )
+    expected = _params_type(cell)
+    if not isinstance(params, expected):
+        raise TypeError(
+            f"`params` must be the cell's own, {expected.__name__}, as `cell.init` makes them, but "
+            f"got a {type(params).__name__}. Restored from a file as a dict? {expected.__name__}"
+            "(**params)."
+        )
+    params = jax.tree.map(jnp.asarray, params)
     dtypes = sorted({str(jnp.result_type(p)) for p in jax.tree.leaves(params)})
     if len(dtypes) != 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
         raise TypeError(
             f"`params` must have one floating dtype, but got {', '.join(dtypes) or 'no arrays'}. "
             "Cast them: jax.tree.map(lambda p: p.astype(dtype), params)."
         )
+    return params
 
 
-def inputs(xs: Array, params: Any) -> None:
-    """Raises unless `xs` has a time axis, an input axis, and the dtype of `params`."""
-    if xs.ndim < 2:
+@cache
+def _params_type(cell: Cell) -> type:
+    return type(jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1)))
+
+
+def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
+    """Raises unless `xs` has `ndim` axes at least, and the dtype of `params`."""
+    if xs.ndim < ndim:
         raise ValueError(
-            f"`xs` must have shape (T, *B, I), time first and the inputs last, but got {xs.shape}. "
-            "Give a sequence of numbers an axis of inputs: xs[..., None]."
+            f"`{name}` must have shape {shape}, but got {xs.shape}. Give a sequence of numbers an "
+            f"axis of inputs: {name}[..., None]."
         )
     dtype = jax.tree.leaves(params)[0].dtype
     if xs.dtype != dtype:
         cure = (
-            f"Cast one of them: xs.astype({str(dtype)!r})."
+            f"Cast one of them: {name}.astype({str(dtype)!r})."
             if jnp.issubdtype(xs.dtype, jnp.floating)
-            else f"Encode ids first, e.g. jax.nn.one_hot(xs, I, dtype={str(dtype)!r})."
+            else f"Encode ids first, e.g. jax.nn.one_hot({name}, I, dtype={str(dtype)!r})."
         )
         raise TypeError(
-            f"`xs` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
+            f"`{name}` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
         )
 
 
-def same_state(got: Any, expected: Any) -> None:
-    """Raises unless the state has the structure, shapes and dtypes of the cell's initial state."""
+def same_state(got: Any, expected: Any, made: str) -> None:
+    """Raises unless the state has the structure, shapes and dtypes of `expected`, `made` by whom."""
     if jax.tree.structure(got) != jax.tree.structure(expected):
         raise TypeError(
             f"`state` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "
-            f"`cell.initial_state` makes it, but got a {type(got).__name__}."
+            f"{made}, but got a {type(got).__name__}. `cell.initial_state(params, batch_shape)` is "
+            "the one to begin with."
         )
     for path, leaf in jax.tree.leaves_with_path(expected):
         name = "state" + jax.tree_util.keystr(path)
         have = dict(jax.tree.leaves_with_path(got))[path]
         if have.shape != leaf.shape:
             raise ValueError(
-                f"`{name}` must have shape (*B, H) = {leaf.shape}, the batch axes being those of "
-                f"`xs`, but got {have.shape}. `state=None` starts from zeros."
+                f"`{name}` must have shape {leaf.shape}, as {made}, but got {have.shape}. "
+                "Its batch axes are those of the inputs, without time."
             )
         if have.dtype != leaf.dtype:
             raise TypeError(
-                f"`{name}` must have the dtype of `params`, {leaf.dtype}, but got {have.dtype}. "
+                f"`{name}` must have dtype {leaf.dtype}, as {made}, but got {have.dtype}. "
                 f"Cast it: .astype({str(leaf.dtype)!r})."
             )
 

@@ -12,18 +12,20 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
+
+from jaxrnn.cells.base import wide
 
 Loss = Callable[[Array, Array], Array]
 
 
 def masked_sum(
     loss: Loss,
-    outputs: Float[Array, "..."],
+    outputs: Shaped[Array, "..."],
     labels: Shaped[Array, "..."],
     mask: Bool[Array, "*N"] | None = None,
     axis: int | tuple[int, ...] | None = None,
-) -> Float[Array, "..."]:
+) -> Shaped[Array, "..."]:
     """The sum of the loss over the steps that have a label, (1).
 
     Sums over windows of a sequence add up to the sum over the sequence: what
@@ -50,19 +52,22 @@ def masked_sum(
 
 def masked_mean(
     loss: Loss,
-    outputs: Float[Array, "..."],
+    outputs: Shaped[Array, "..."],
     labels: Shaped[Array, "..."],
     mask: Bool[Array, "*N"] | None = None,
     axis: int | tuple[int, ...] | None = None,
-) -> Float[Array, "..."]:
+) -> Shaped[Array, "..."]:
     """`masked_sum` over the number of labels; 0, with gradient 0, where there is none.
 
-    Arguments and errors as in `masked_sum`. With `axis=0` each sequence's own mean.
+    Arguments and errors as in `masked_sum`. With `axis=0` each sequence's own mean. The mean of
+    losses that are counts or bools, such as an accuracy, is a float.
     """
     losses = _masked_losses(loss, outputs, labels, mask)
     counted = jnp.ones(losses.shape, bool) if mask is None else mask
-    count = jnp.sum(counted, axis=axis, dtype=losses.dtype)
-    return jnp.sum(losses, axis=axis) / jnp.maximum(count, 1)
+    accumulated = wide(losses.dtype)  # 70,000 labels are beyond float16, and a bool counts to 1
+    count = jnp.sum(counted, axis=axis, dtype=accumulated)
+    mean = jnp.sum(losses, axis=axis, dtype=accumulated) / jnp.maximum(count, 1)
+    return mean.astype(losses.dtype) if jnp.issubdtype(losses.dtype, jnp.floating) else mean
 
 
 def _masked_losses(loss: Loss, outputs: Array, labels: Array, mask: Array | None) -> Array:

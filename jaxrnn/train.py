@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.windows import ValueAndGrad
 
 
@@ -55,11 +56,13 @@ def make_step(value_and_grad: ValueAndGrad, optimizer: optax.GradientTransformat
       optimizer: any optax transformation.
 
     Returns:
-      The step. `state` is what `loss_fn` returns, None included.
+      The step. `state` is of the kind that `loss_fn` returns; None only if it returns None. Raises
+      `TypeError` or `ValueError` otherwise.
     """
 
     def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
         (loss, new_state), grads = value_and_grad(learner.params, state, batch)
+        checks.same_state(state, new_state, "`loss_fn` returns it")
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, learner.opt_state, learner.params)
         stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import checks
+from jaxrnn import checks, placement
 from jaxrnn.cells.base import wide
 
 LossFn = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -40,11 +40,12 @@ def truncated_value_and_grad(loss_fn: LossFn, window: int) -> ValueAndGrad:
     Returns:
       A function of `params`, of `state` (that before the first step) and of `batch`, a tree of
       arrays `[T, ...]`, time first. It returns the loss, the state after the last step (which
-      continues the next call), and the gradient with respect to `params`, of their dtypes.
+      continues the next call), and the gradient with respect to `params`, of their dtypes. The
+      loss is added up in float32 or wider.
 
     Raises:
       TypeError, ValueError: if `window` is no integer ≥ 1; when called, if the leaves of `batch`
-        disagree on T, or if it has none.
+        disagree on T or there are none, or if `state` is not of the kind that `loss_fn` returns.
 
     Source: Williams & Peng (1990), Neural Computation 2: BPTT(h; h'), here with h = h' = K.
     """
@@ -54,21 +55,28 @@ def truncated_value_and_grad(loss_fn: LossFn, window: int) -> ValueAndGrad:
     def over_sequence(params: Any, state: Any, batch: Any) -> tuple[tuple[Any, Any], Any]:
         batch = jax.tree.map(jnp.asarray, batch)
         size = checks.common_length("batch", batch)
-        whole = size - size % window
+        count, tail = divmod(size, window)
+        # Not the parameters: their gradient comes back summed over the mesh, as `jax.grad`'s does.
+        state, batch, zero = placement.varying_alike((state, batch, jnp.zeros(())))
 
         def over_window(carry, batch_window):
             state, loss, grads = carry
             (loss_window, state), grads_window = value_and_grad(params, state, batch_window)
             return (state, loss + loss_window, jax.tree.map(jnp.add, grads, grads_window)), None
 
-        one = jax.tree.map(lambda a: a[:window], batch)
-        loss_type, _ = jax.eval_shape(loss_fn, params, state, one)
-        sums = jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p.dtype)), params)
-        carry = (state, jnp.zeros((), loss_type.dtype), sums)
-        windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), batch)
-        carry, _ = lax.scan(over_window, carry, windows)
-        if whole < size:
-            carry, _ = over_window(carry, jax.tree.map(lambda a: a[whole:], batch))
+        first = jax.tree.map(lambda a: a[:window], batch)
+        loss_type, after = jax.eval_shape(loss_fn, params, state, first)
+        checks.same_state(state, after, "`loss_fn` returns it")
+        # Summed in float32 or wider: in bfloat16, 256 + 1 = 256.
+        sums = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
+        carry = (state, zero.astype(wide(loss_type.dtype)), sums)
+
+        def shaped(a):
+            return a[: count * window].reshape(count, window, *a.shape[1:])
+
+        carry, _ = lax.scan(over_window, carry, jax.tree.map(shaped, batch))
+        if tail:
+            carry, _ = over_window(carry, jax.tree.map(lambda a: a[-tail:], batch))
         state, loss, grads = carry
         return (loss, state), jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 

@@ -29,11 +29,11 @@ from tests.cases import (
 
 # Products are summed in another order than the oracle's: a few hundred roundings of float64.
 RTOL, ATOL = 1e-10, 1e-12
-SIZE = 7  # prime: every chunk but 1 and T leaves a tail
+SIZE = 11  # prime: every chunk but 1 and T leaves a tail, the default of "boundaries", 3, too
 
 AXES = {
     "store": ("states", "residuals", "boundaries"),
-    "chunk": (1, 3, SIZE, None),
+    "chunk": (1, 4, SIZE, None),
     "batch": ((), (3,), (2, 3)),
     "mask": (False, True),
     "reset": (False, True),

@@ -1,11 +1,13 @@
 """Errors at the public door: the rule, what was got, the cure."""
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxrnn
-from tests.cases import problem
+from tests.cases import CELLS, problem
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
 
@@ -25,8 +27,23 @@ WRONG = {
     ),
     "another cell's parameters": (
         {"params": GRU.params, "state": None},
+        TypeError,
+        r"`params` must be the cell's own, LSTMParams, .* but got a GRUParams",
+    ),
+    "parameters in a dict": (
+        {"params": CASE.params._asdict()},
+        TypeError,
+        r"LSTMParams, .* got a dict. Restored from a file as a dict\? LSTMParams\(\*\*params\)",
+    ),
+    "parameters that do not fit": (
+        {"params": CASE.params._replace(w_ih=GRU.params.w_ih), "state": None},
         ValueError,
         r"`w_ih` must have shape \(4, 20\) for 4 gate\(s\) of H = 5 units, but got \(4, 15\)",
+    ),
+    "a scalar for a matrix": (
+        {"params": CASE.params._replace(w_hh=jnp.ones(())), "state": None},
+        ValueError,
+        r"must have shape .* but got",
     ),
     "parameters of two dtypes": (
         {"params": CASE.params._replace(b=CASE.params.b.astype(jnp.bfloat16))},
@@ -38,7 +55,7 @@ WRONG = {
         TypeError,
         r"one floating dtype, but got int32",
     ),
-    "no parameters": ({"params": ()}, TypeError, "but got no arrays"),
+    "no parameters": ({"params": ()}, TypeError, "LSTMParams, .* but got a tuple"),
     "no input axis": (
         {"xs": CASE.xs[:, 0, 0]},
         ValueError,
@@ -57,7 +74,7 @@ WRONG = {
     "another input size": (
         {"xs": CASE.xs[..., :3]},
         ValueError,
-        r"input size I = 4 of `w_ih` \(4, 20\), but `xs` ends in 3. Make the parameters with",
+        r"input size I = 4 of `w_ih` \(4, 20\), but they have 3 features. Make the parameters with",
     ),
     "a state that is none": (
         {"state": CASE.state.h},
@@ -67,12 +84,12 @@ WRONG = {
     "another batch": (
         {"state": jaxrnn.lstm.initial_state(CASE.params, (2,))},
         ValueError,
-        r"`state.h` must have shape \(\*B, H\) = \(3, 5\).* but got \(2, 5\)",
+        r"`state.h` must have shape \(3, 5\), as `cell.initial_state` makes it.* but got \(2, 5\)",
     ),
     "a state of another dtype": (
         {"state": CASE.state._replace(c=CASE.state.c.astype(jnp.bfloat16))},
         TypeError,
-        r"`state.c` must have the dtype of `params`, float32, but got bfloat16. Cast it",
+        r"`state.c` must have dtype float32, as `cell.initial_state` .* but got bfloat16. Cast it",
     ),
     "batch first": (
         {"mask": jnp.ones((3, 7), bool)},
@@ -124,6 +141,10 @@ def test_the_oracle_and_the_step_check_too():
         jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], store="gates")
     with pytest.raises(ValueError, match="input size I = 4"):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, CASE.xs[0, :, :2])
+    with pytest.raises(ValueError, match=r"`x` must have shape \(\*B, I\), .* but got \(\)"):
+        jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones(()))
+    with pytest.raises(TypeError, match="`x` must have the dtype of `params`, float32, but got in"):
+        jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones((3, 4), int))
     with pytest.raises(TypeError, match="`lengths` must be integers, but got float32"):
         jaxrnn.lengths_to_mask(jnp.ones(3), 5)
 
@@ -131,6 +152,19 @@ def test_the_oracle_and_the_step_check_too():
 def test_a_traced_option_is_told_to_be_static():
     with pytest.raises(TypeError, match="It is static: under `jit`"):
         jax.jit(lambda k: call(truncate=k))(3)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_sizes_of_zero(cell, sizes):
+    with pytest.raises(ValueError, match="sizes must be at least 1"):
+        cell.init(jax.random.key(0), *sizes)
+
+
+def test_numpy_parameters_are_welcome():
+    """In float64 too, where JAX has no float64: they are then float32, as every array of numpy."""
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), CASE.params)
+    chex.assert_trees_all_equal(call(params=params), call())
 
 
 @pytest.mark.parametrize("activation", ["swish", ("tanh", "tanh"), (jnp.tanh,), None])

@@ -38,9 +38,9 @@ needs one recursion for all weights and all labels. Let λ[t] = dR̂/dh[t], by a
 Unrolled, λ[s] collects from every output t ≥ s the factor (3) with i = t - s, and ḟ(z[s]) h[s-1]
 makes it the term of (2) with i = t - s + 1. (2) sums over s for each t, (4) over t for each s.
 
-*Vanishing and exploding.* (3) is a product of i factors wₘ ḟ. With |wₘ ḟ| ≤ ρ < 1 it is ≤ ρ^i: the
-old states leave no trace in the gradient, however large the gradient may be by the recent ones. If
-most factors are above 1 it explodes. The logistic function has ḟ ≤ ¼, tanh has ḟ ≤ 1.
+*Vanishing and exploding.* (3) has i factors wₘ ḟ. With all |wₘ ḟ| ≤ ρ < 1 their product is ≤ ρ^i:
+the old states leave no trace in the gradient, however large it may be by the recent ones. If all
+are ≥ ρ > 1 it explodes. The logistic function has ḟ ≤ ¼, tanh has ḟ ≤ 1.
 
 *Three remedies.* tanh, whose slope is 1 where it matters. Truncated BPTT: do without the old terms
 of (2), and update often by the recent ones. And gates, the thorough one: the LSTM's memory

@@ -63,6 +63,19 @@ def test_garbage_behind_an_empty_label_changes_nothing(loss):
     assert not grad[~mask].any() and grad[mask].any()
 
 
+def test_means_of_what_is_no_float32():
+    """An accuracy is a mean of bools, and 70,000 labels are more than float16 can count."""
+
+    def correct(outputs, labels):
+        return outputs == labels
+
+    ids, mask = jnp.array([1, 2, 3, 4]), jnp.array([True, True, True, False])
+    assert losses.masked_mean(correct, ids, jnp.array([1, 2, 0, 4]), mask) == jnp.float32(2 / 3)
+    many = jnp.ones(70_000, jnp.float16)
+    mean = losses.masked_mean(optax.squared_error, many, 0 * many, many > 0)
+    assert mean == 1 and mean.dtype == jnp.float16
+
+
 def test_no_mask_means_every_label():
     logits, labels = problem()
     everywhere = jnp.ones((5, 3), bool)

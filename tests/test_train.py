@@ -68,6 +68,24 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
     chex.assert_trees_all_equal((learner, state), before)
 
 
+def test_a_finite_loss_with_a_gradient_that_is_not():
+    """√p at p = 0: the loss is 0, its derivative is infinite."""
+    step = train.make_step(
+        jax.value_and_grad(lambda p, s, b: (jnp.sqrt(p).sum(), s), has_aux=True), OPTIMIZER
+    )
+    learner = train.init_learner(jnp.zeros(2), OPTIMIZER)
+    learner, _, metrics = step(learner, None, None)
+    assert metrics.loss == 0 and not jnp.isfinite(metrics.grad_norm)
+    chex.assert_trees_all_equal(learner, train.init_learner(jnp.zeros(2), OPTIMIZER))
+
+
+def test_a_state_that_is_not_the_loss_function_s():
+    step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    with pytest.raises(TypeError, match=r"`state` must be a LSTMState.*`loss_fn` returns it.*None"):
+        step(learner, None, (CASE.xs, CASE.on_hs))
+
+
 def test_learner_and_state_are_donated():
     step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
     learner = train.init_learner(copied(CASE.params), OPTIMIZER)

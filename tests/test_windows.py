@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from tests.cases import CELLS, problem
@@ -56,7 +58,52 @@ def test_gradients_have_the_dtype_of_the_parameters():
     fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3))
     (loss, _), grads = fn(case.params, case.state, (case.xs, case.on_hs))
     chex.assert_trees_all_equal_dtypes(grads, case.params)
-    assert loss.dtype == jnp.bfloat16
+    assert loss.dtype == jnp.float32
+
+
+def test_bfloat16_is_summed_in_float32():
+    """Σ of 4096 ones is 4096; in bfloat16, where 256 + 1 = 256, it would be 256."""
+    one = jnp.ones((), jnp.bfloat16)
+    fn = jaxrnn.truncated_value_and_grad(lambda p, s, x: (p * x.sum(), s), 1)
+    (loss, _), grad = fn(one, None, jnp.ones(4096, jnp.bfloat16))
+    assert loss == grad == 4096
+
+
+def test_no_sequences_and_no_steps():
+    loss_fn = make_loss(jaxrnn.lstm)
+    params = jaxrnn.lstm.init(jax.random.key(0), 4, 5)
+    for size, batch in ((7, 0), (0, 3)):
+        state = jaxrnn.lstm.initial_state(params, (batch,))
+        arrays = jnp.ones((size, batch, 4)), jnp.ones((size, batch, 5))
+        (loss, last), grads = jaxrnn.truncated_value_and_grad(loss_fn, 3)(params, state, arrays)
+        assert loss == 0
+        chex.assert_trees_all_equal(last, state)
+        chex.assert_trees_all_equal(grads, jax.tree.map(jnp.zeros_like, params))
+
+
+def test_inside_shard_map():
+    case = problem(jaxrnn.gru, SIZE, (4,), dtype=jnp.float32)
+    fn = jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3)
+    (_, last), grads = fn(case.params, case.state, (case.xs, case.on_hs))
+
+    def shard(params, state, batch):
+        (_, last), grads = fn(params, state, batch)
+        return last, grads
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    rows = P(None, "data")
+    mapped = jax.shard_map(
+        shard, mesh=mesh, in_specs=(P(), P("data"), rows), out_specs=(P("data"), P())
+    )
+    got = jax.jit(mapped)(case.params, case.state, (case.xs, case.on_hs))
+    chex.assert_trees_all_close(got, (last, grads), rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_that_is_not_the_loss_function_s():
+    fn = jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3)
+    case = problem(jaxrnn.gru, SIZE, dtype=jnp.float32)
+    with pytest.raises(TypeError, match=r"`state` must be a GRUState.*`loss_fn` returns it.*None"):
+        fn(case.params, None, (case.xs, case.on_hs))
 
 
 @pytest.mark.usefixtures("as_users_see_it")

@@ -25,7 +25,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-class FetchError(RuntimeError):
+class FetchError(OSError):
     """The archive could not be had: no registry, no pip, no network. Carries what pip said."""
 
 

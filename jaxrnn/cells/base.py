@@ -134,8 +134,8 @@ def affine(
     """
     if xs.shape[-1] != w_ih.shape[0]:
         raise ValueError(
-            f"the last axis of `xs` must be the input size I = {w_ih.shape[0]} of `w_ih` "
-            f"{w_ih.shape}, but `xs` ends in {xs.shape[-1]}. Make the parameters with "
+            f"the last axis of the inputs must be the input size I = {w_ih.shape[0]} of `w_ih` "
+            f"{w_ih.shape}, but they have {xs.shape[-1]} features. Make the parameters with "
             f"`cell.init(key, {xs.shape[-1]}, hidden_size)`, or feed inputs of size "
             f"{w_ih.shape[0]}."
         )
@@ -148,8 +148,9 @@ def hidden_size(params: Any, gates: int) -> int:
     Raises:
       ValueError: if `w_ih`, `w_hh` and the biases do not fit one another or the number of gates.
     """
-    hidden, width = params.w_hh.shape[0], gates * params.w_hh.shape[0]
-    expected = {"w_ih": (params.w_ih.shape[0], width), "w_hh": (hidden, width), "b": (width,)}
+    inputs, hidden = (*params.w_ih.shape, 0)[0], (*params.w_hh.shape, 0)[0]
+    width = gates * hidden
+    expected = {"w_ih": (inputs, width), "w_hh": (hidden, width), "b": (width,)}
     for name, shape in expected.items():
         if getattr(params, name).shape != shape:
             raise ValueError(
@@ -184,6 +185,8 @@ def recurrent_weights(
 
 
 def _per_gate(initializer, key, shape, gates, dtype) -> Array:
+    if min(shape) < 1:
+        raise ValueError(f"sizes must be at least 1, but got input and hidden size {shape}.")
     # Drawn in float32 or wider: there is no QR decomposition in bfloat16.
     keys = jax.random.split(key, gates)
     matrices = [initializer(k, shape, wide(dtype)) for k in keys]

@@ -60,11 +60,12 @@ class GRUState(NamedTuple):
 
 
 class GRURes(NamedTuple):
-    """What a step leaves for its linearization: `rz [..., 2H]`, `n` and `q_n + b_hn [..., H]`."""
+    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and what r multiplies,
+    `inner = q_n + b_hn [..., H]`."""
 
     rz: Array
     n: Array
-    q_n: Array
+    inner: Array
 
 
 class GRULin(NamedTuple):
@@ -104,15 +105,15 @@ def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B G"]) -> tuple[
     # σ(x) = ½ tanh(½ x) + ½, as one contiguous activation over both gates.
     rz = 0.5 * jnp.tanh(0.5 * (u[..., : 2 * size] + q[..., : 2 * size])) + 0.5  # (1)
     r, z = jnp.split(rz, 2, axis=-1)
-    q_n = q[..., 2 * size :] + params.b_hn
-    n = jnp.tanh(u[..., 2 * size :] + r * q_n)  # (2)
-    return GRUState(n + z * (state.h - n)), GRURes(rz, n, q_n)  # (3)
+    inner = q[..., 2 * size :] + params.b_hn
+    n = jnp.tanh(u[..., 2 * size :] + r * inner)  # (2)
+    return GRUState(n + z * (state.h - n)), GRURes(rz, n, inner)  # (3)
 
 
 def _linearize(params: GRUParams, state_prev: GRUState, state: GRUState, res: GRURes) -> GRULin:
     r, z = jnp.split(res.rz, 2, axis=-1)
     nu = (1 - z) * (1 - res.n**2)  # (4)
-    gates = [nu * res.q_n * r * (1 - r), (state_prev.h - res.n) * z * (1 - z), nu * r]
+    gates = [nu * res.inner * r * (1 - r), (state_prev.h - res.n) * z * (1 - z), nu * r]
     return GRULin(jnp.concatenate(gates, axis=-1), z, nu)
 
 

@@ -71,7 +71,7 @@ def _init(
 ) -> LSTMParams:
     key_ih, key_hh = jax.random.split(key)
     # Forget bias 1: at the start the memory decays over a few steps (σ(1) = 0.73), not over one
-    # (Jozefowicz, Zaremba & Sutskever, 2015, section 5).
+    # (Jozefowicz, Zaremba & Sutskever, 2015).
     bias = np.repeat([0.0, 1.0, 0.0, 0.0], hidden_size)
     return LSTMParams(
         w_ih=input_weights(key_ih, input_size, hidden_size, GATES, dtype),

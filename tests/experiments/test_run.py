@@ -16,9 +16,10 @@ from experiments import (
     record,
     run,
     schema,
+    train_language_model,
     training,
 )
-from experiments.data import Sequences
+from experiments.data import FetchError, Sequences, stream
 
 TINY = [
     "model.hidden_size=16", "optimizer.steps=60", "optimizer.batch_size=8", "window=16",
@@ -73,7 +74,7 @@ def test_generation_goes_on_from_the_prompt(language_run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--prompt", "abX"], "b'X'"),
+        (["--prompt", "abX"], "it knows b'abcd'"),
         (["--prompt", ""], "at least one character"),
     ],
 )
@@ -172,6 +173,80 @@ def test_a_loss_that_is_not_finite_stops_and_saves_what_was_good(tmp_path):
     evaluated = [line["left"] for line in folder.metrics() if "left" in line]
     assert len(evaluated) == 2
     np.testing.assert_allclose(saved["w"][0], evaluated[-1])
+
+
+def test_an_error_before_the_first_line_of_metrics_is_told(tmp_path, capsys):
+    """The first step diverges: there are no metrics to draw yet, and the cause must be seen."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    settings = [*TINY, f"data.path={tmp_path / 'text.txt'}", "evaluations=1"]
+    settings += ["optimizer.learning_rate=1e38", "optimizer.warmup=0.0"]
+    assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 1
+    assert "the loss is" in capsys.readouterr().err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / checkpoint.DIGEST).exists() and (folder / "curves.png").exists()
+
+
+def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(tmp_path, capsys, monkeypatch):
+    def refused(*_):
+        raise FetchError("no registry")
+
+    monkeypatch.setattr(classify_vowels.data, "load_vowels", refused)
+    assert run.main(["configs/vowels_gru.toml", *command(tmp_path)]) == 1
+    assert "no registry" in capsys.readouterr().err
+
+
+def test_validation_is_the_mean_over_every_held_out_character():
+    """Against single steps along each row: in bits, the padding of the last window not counted."""
+    cell = jaxrnn.gru
+    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    ids = np.random.default_rng(0).integers(0, 5, 2 * train_language_model.HELD_OUT_WINDOW + 41)
+    rows = 2
+    windows = stream(ids, rows, train_language_model.HELD_OUT_WINDOW)
+    assert not windows.mask.all()
+    read = jax.jit(jax.vmap(lambda s, id: language_model.read(cell, params, s, id)))
+    state, bits = cell.initial_state(params.cell, (rows,)), []
+    flat = [a.reshape(-1, rows) for a in windows]
+    for now, label, there in zip(*flat, strict=True):
+        state, logits = read(state, now)
+        each = -jax.nn.log_softmax(logits)[np.arange(rows), label] / np.log(2)
+        bits += list(each[there])
+    assert len(bits) == len(ids) - 1
+    got = train_language_model._evaluator(cell, ids)(params)["valid_bits"]
+    np.testing.assert_allclose(got, np.mean(bits), rtol=1e-5)
+
+
+def test_the_state_goes_on_but_at_the_text_s_start():
+    windows = stream(np.arange(100) % 5, 2, 7)
+    zeros = jaxrnn.GRUState(jnp.zeros((2, 3)))
+    batches = train_language_model._epochs(windows, zeros)
+    count = len(windows.inputs)
+    starts = []
+    for number in range(2 * count):
+        state, (inputs, _, _) = next(batches)
+        np.testing.assert_array_equal(inputs, windows.inputs[number % count])
+        starts.append(state is not None)
+        if state is not None:
+            assert not state.h.any() and state.h is not zeros.h  # it will be donated
+    assert starts == [n % count == 0 for n in range(2 * count)]
+
+
+def test_the_optimizer_clips_and_its_rate_rises_and_falls():
+    settings = schema.Optimizer(
+        steps=100, batch_size=1, learning_rate=0.1, warmup=0.1, final_rate=0.5, clip=1.0
+    )
+    optimizer = training.make_optimizer(settings)
+    state = optimizer.init(jnp.zeros(2))
+    sizes = []
+    for number in range(100):
+        # Adam forgets the scale of a constant gradient, not of one that grows: clipped it does not.
+        update, state = optimizer.update(jnp.array([3.0, 4.0]) * 1.2**number, state)
+        sizes.append(float(jnp.abs(update).max()))
+    rates = np.array(sizes)
+    assert rates[0] == 0 and (rates <= 0.1 * (1 + 1e-3)).all()
+    np.testing.assert_allclose(rates[10], 0.1, rtol=1e-3)
+    np.testing.assert_allclose(rates[-1], 0.05, rtol=0.02)
+    all_rise = training.make_optimizer(schema.Optimizer(steps=1, batch_size=1, learning_rate=0.1))
+    all_rise.init(jnp.zeros(2))
 
 
 def test_runs_never_write_over_each_other(tmp_path):
