@@ -215,3 +215,22 @@ def test_the_reader_of_sources_reads():
     assert (a, b, c) == (True, False, True)
     assert {"jaxrnn.checks", "jaxrnn.cells.base"} <= set(modules_imported(LIBRARY["jaxrnn.bptt"]))
     assert {"jax.lax", "typing.Any"} <= set(imports(LIBRARY["jaxrnn.bptt"]))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in jaxrnn.__all__ if isinstance(getattr(jaxrnn, n), jaxrnn.Cell)]
+)
+def test_every_cell_is_documented_where_it_is_made(name):
+    """A value has no `__doc__` of its own: a string below it, which editors show, with shapes."""
+    body = parsed(LIBRARY[f"jaxrnn.cells.{name}"]).body
+    (at,) = [
+        i
+        for i, node in enumerate(body)
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets] == [name]
+    ]
+    text = body[at + 1]
+    assert isinstance(text, ast.Expr) and SHAPE.search(text.value.value)
+
+
+def test_the_library_says_that_it_is_typed():
+    assert (ROOT / "jaxrnn" / "py.typed").is_file()

@@ -150,6 +150,7 @@ def _param_vjp(
 
 
 elman = make_elman("tanh")
+"""The basic recurrent cell with tanh: `ElmanParams` (`w_hh [H, H]`), `ElmanState`."""
 
 register_namedtuple_serialization(ElmanParams, serialized_name="jaxrnn.ElmanParams")
 register_namedtuple_serialization(ElmanState, serialized_name="jaxrnn.ElmanState")

@@ -149,6 +149,7 @@ def _param_vjp(
 gru = Cell(
     _init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp, read_ahead=True
 )
+"""The gated recurrent unit, gates r z n: `GRUParams` (`w_hh [H, 3H]`), `GRUState`."""
 
 register_namedtuple_serialization(GRUParams, serialized_name="jaxrnn.GRUParams")
 register_namedtuple_serialization(GRUState, serialized_name="jaxrnn.GRUState")

@@ -153,6 +153,7 @@ def _param_vjp(
 
 
 lstm = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)
+"""Long short-term memory, gates i f g o: `LSTMParams` (`w_hh [H, 4H]`), `LSTMState`."""
 
 register_namedtuple_serialization(LSTMParams, serialized_name="jaxrnn.LSTMParams")
 register_namedtuple_serialization(LSTMState, serialized_name="jaxrnn.LSTMState")
