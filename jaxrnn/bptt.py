@@ -26,7 +26,8 @@ cuts the adjoint. With select(p, a, b) = a where p, else b, and s̃ the state a 
     λ[t-1] = g[t-1] + select(reset[t] or cut[t], 0, λ̃[t-1])                                  (8)
     dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (9)
 
-and (3) sums over the steps that are not masked. All of it by selection, never by multiplication, so that NaN in a masked input stays there.
+and (3) sums over the steps that are not masked. All of it by selection, never by multiplication,
+so that NaN in a masked input stays there.
 """
 
 import math
@@ -320,7 +321,10 @@ def _flipped(tree: Any) -> Any:
 
 
 def _uncut(plan, size):
-    """False at the steps t = k, 2k, …, where no gradient passes to t-1; None if nothing is cut."""
+    """`[T]`, False where no gradient passes from a step to the one before; None if nowhere.
+
+    Counted from 0, these are the steps k, 2k, …: the first ones of every window but the first.
+    """
     if plan.truncate is None or (isinstance(size, int) and plan.truncate >= size):
         return None
     steps = jnp.arange(size)

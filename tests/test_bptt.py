@@ -228,7 +228,7 @@ def test_truncation(cell, reverse):
         on_last=jax.tree.map(jnp.zeros_like, case.on_last),
     )
     for store in AXES["store"]:
-        options = {"reverse": reverse, "truncate": 3, "store": store, "chunk": 2}
+        options = {"reverse": reverse, "truncate": 5, "store": store, "chunk": 2}
         value, (_, dstate, dxs) = value_and_grads(jaxrnn.unroll, cell, late, **options)
         assert dxs[window].all()
         assert not dxs.at[window].set(0).any()

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -37,6 +38,41 @@ def test_equals_truncation_inside_unroll(cell, window):
     fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(cell), window))
     got = fn(case.params, case.state, batch)
     chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("size", [1, 5, 12])
+@pytest.mark.parametrize(
+    ("window", "backprop"), [(1, 1), (1, 4), (3, 3), (3, 4), (3, 6), (3, 8), (2, 5), (3, 99)]
+)
+def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
+    """Σ_w Σ_{t in w} Σ_{a_w ≤ r ≤ t} g[t] J[t] … J[r+1] M[r], with J and M as matrices."""
+    cell = jaxrnn.elman
+    case = problem(cell, size, ())
+    theta, unflatten = ravel_pytree(case.params)
+
+    def step(h, theta, x):
+        params = unflatten(theta)
+        return cell.step(params, jaxrnn.ElmanState(h), cell.drive(params, x))[0].h
+
+    jacobians, states, matrices = jax.jit(jax.jacfwd(step, (0, 1))), [case.state.h], []
+    for x in case.xs:
+        matrices.append(jacobians(states[-1], theta, x))
+        states.append(step(states[-1], theta, x))
+    expected = jnp.zeros_like(theta)
+    for t in range(size):
+        earliest = max(0, (t // window + 1) * window - backprop)
+        adjoint = case.on_hs[t] * jnp.cos(states[t + 1])
+        for r in range(t, earliest - 1, -1):
+            by_state, by_theta = matrices[r]
+            expected += adjoint @ by_theta
+            adjoint = adjoint @ by_state
+    fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(cell), window, backprop))
+    (loss, last), grads = fn(case.params, case.state, (case.xs, case.on_hs))
+    chex.assert_trees_all_close(ravel_pytree(grads)[0], expected, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(last.h, states[-1], rtol=1e-10)
+    hs = jnp.stack(states[1:])
+    chex.assert_trees_all_close(loss, jnp.sum(case.on_hs * jnp.sin(hs)), rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
@@ -111,6 +147,12 @@ def test_a_state_that_is_not_the_loss_function_s():
 def test_a_window_that_is_none(window, error):
     with pytest.raises(error, match="`window` must be an integer"):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), window)
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+def test_a_way_back_that_is_shorter_than_a_window():
+    with pytest.raises(ValueError, match="`backprop` must be at least `window`, 5, but got 4"):
+        jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), 5, 4)
 
 
 def test_a_batch_that_disagrees_on_time():
