@@ -28,7 +28,8 @@ from rich.table import Table
 
 import jaxrnn
 from benchmarks import measure, native, results
-from experiments import config, data, language_model, schema, train_language_model, training
+from experiments import config, data, language_model, schema, training
+from experiments.cells import cell_of
 from jaxrnn import train
 
 CONFIG = "configs/shakespeare_lstm.toml"
@@ -50,7 +51,7 @@ class Job(NamedTuple):
 
     @property
     def cell(self) -> jaxrnn.Cell:
-        return train_language_model.cell_of(self.settings.model)
+        return cell_of(self.settings.model)
 
 
 def make_job(cell: str) -> Job:
@@ -66,7 +67,7 @@ def make_job(cell: str) -> Job:
     windows = data.Windows(*(a[:-1] for a in windows))  # the last one is partly masked
     params = language_model.init(
         jax.random.key(settings.seed),
-        train_language_model.cell_of(settings.model),
+        cell_of(settings.model),
         len(vocabulary),
         settings.embedding_size,
         settings.model.hidden_size,

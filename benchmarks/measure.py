@@ -112,8 +112,7 @@ def cores() -> int:
 def one_device_per_core() -> int:
     """Makes JAX's CPU one device per core, before JAX is first used; returns the cores.
 
-    Programs for one device keep both their threads and their speed: with two devices configured
-    they took 0.97 to 1.02 of the time they take with one (40 interleaved rounds).
+    Programs for one device keep all their threads, so that both kinds can be timed in one process.
     """
     jax.config.update("jax_num_cpu_devices", cores())
     return cores()

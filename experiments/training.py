@@ -1,6 +1,9 @@
 """The loop that every experiment trains with: steps, a progress bar, evaluations, a checkpoint."""
 
+import contextlib
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -54,8 +57,8 @@ def fit(
 ) -> tuple[Any, dict[str, float]]:
     """Trains, and leaves metrics, curves and a checkpoint in the run's folder.
 
-    However the loop ends, by its last step, by Ctrl-C or by an error, the last good parameters
-    are saved and the curves drawn.
+    However the loop ends, by its last step, by Ctrl-C (which waits for the step in hand) or by an
+    error, the last good parameters are saved and the curves drawn.
 
     Returns:
       The parameters, and the last evaluation.
@@ -63,6 +66,7 @@ def fit(
     Raises:
       FloatingPointError: if the loss or the gradient is not finite. The parameters that are saved
         are those before that step.
+      KeyboardInterrupt: after Ctrl-C.
     """
     optimizer = make_optimizer(config)
     step = train.make_step(jax.value_and_grad(task.loss_fn, has_aux=True), optimizer)
@@ -72,7 +76,7 @@ def fit(
     average, state, training = math.nan, None, 0.0
     bar = _bar(console, task)
     try:
-        with bar:
+        with _interrupts() as interrupted, bar:
             shown = bar.add_task("training", total=config.steps, loss=math.nan, rate=0.0, extra="")
             for number in range(1, config.steps + 1):
                 began = run.seconds
@@ -90,22 +94,49 @@ def fit(
                 first = math.isnan(average)
                 average = loss if first else average + (loss - average) / min(number, AVERAGED)
                 rate = number * task.per_step / training
-                train_metrics = {"loss": average, **task.shown(average)}
+                averages = task.shown(average)
                 if number % AVERAGED == 0 or number in due:
                     speed = {f"{task.unit}_per_second": round(rate, 1)}
-                    run.log(number, **train_metrics, grad_norm=norm, **speed)
-                extra = " ".join(f"{k} {v:.3f}" for k, v in task.shown(average).items())
+                    run.log(number, loss=average, **averages, grad_norm=norm, **speed)
+                extra = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                 bar.update(shown, advance=1, loss=average, rate=rate, extra=extra)
                 if number in due:
                     results = task.evaluate(learner.params)
                     run.log(number, **results)
                     words = ", ".join(f"{k} {v:.4f}" for k, v in results.items())
                     bar.console.print(f"step {number}/{config.steps}: {words}")
+                if interrupted():
+                    raise KeyboardInterrupt
     finally:
         checkpoint.save(run.folder, learner.params)
         if names := [*task.shown(1.0), *results]:
             run.plot(", ".join(names), *names)
     return learner.params, results
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C as a question that the loop asks between steps; a second one acts at once.
+
+    Python raises KeyboardInterrupt wherever it stands: between a step's call, which takes the
+    learner's buffers, and the assignment of its result, where all would be lost, or inside a
+    callback, which swallows it.
+    """
+    asked = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may set a handler, and none else gets Ctrl-C
+        return
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _bar(console: Console, task: Task) -> progress.Progress:

@@ -10,8 +10,6 @@ from jax import Array
 
 from jaxrnn.cells.base import Cell, Shape
 
-INITIAL = "`cell.initial_state` makes it for these inputs"
-
 
 def sequence(
     cell: Any, params: Any, state: Any, xs: Any, mask: Any, reset: Any
@@ -25,12 +23,10 @@ def sequence(
     params = cell_and_params(cell, params)
     xs = jnp.asarray(xs)
     inputs("xs", "(T, *B, I), time first and the inputs last", xs, params, ndim=2)
-    initial = partial(cell.initial_state, params, xs.shape[1:-1])
-    given = initial() if state is None else jax.tree.map(jnp.asarray, state)
-    same_state(given, jax.eval_shape(initial), INITIAL)
+    state = given_or_initial(cell, params, state, xs.shape[1:-1])
     mask = None if mask is None else steps("mask", jnp.asarray(mask), xs.shape[:-1])
     reset = None if reset is None else steps("reset", jnp.asarray(reset), xs.shape[:-1])
-    return params, given, xs, mask, reset
+    return params, state, xs, mask, reset
 
 
 def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Array]:
@@ -38,10 +34,15 @@ def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Arra
     params = cell_and_params(cell, params)
     x = jnp.asarray(x)
     inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
-    initial = partial(cell.initial_state, params, x.shape[:-1])
-    given = initial() if state is None else jax.tree.map(jnp.asarray, state)
-    same_state(given, jax.eval_shape(initial), INITIAL)
-    return params, given, x
+    return params, given_or_initial(cell, params, state, x.shape[:-1]), x
+
+
+def given_or_initial(cell: Cell, params: Any, state: Any, batch_shape: Shape) -> Any:
+    """`state` as arrays, or the cell's initial one for None; raises unless they are alike."""
+    initial = partial(cell.initial_state, params, batch_shape)
+    state = initial() if state is None else jax.tree.map(jnp.asarray, state)
+    same_state(state, jax.eval_shape(initial), "`cell.initial_state` makes it for these inputs")
+    return state
 
 
 def cell_and_params(cell: Any, params: Any) -> Any:
@@ -99,9 +100,9 @@ def same_state(got: Any, expected: Any, made: str) -> None:
             f"{made}, but got a {type(got).__name__}. `cell.initial_state(params, batch_shape)` is "
             "the one to begin with."
         )
-    for path, leaf in jax.tree.leaves_with_path(expected):
+    leaves = jax.tree.leaves_with_path(expected)
+    for (path, leaf), have in zip(leaves, jax.tree.leaves(got), strict=True):
         name = "state" + jax.tree_util.keystr(path)
-        have = dict(jax.tree.leaves_with_path(got))[path]
         if have.shape != leaf.shape:
             raise ValueError(
                 f"`{name}` must have shape {leaf.shape}, as {made}, but got {have.shape}. "

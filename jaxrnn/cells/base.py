@@ -148,6 +148,7 @@ def hidden_size(params: Any, gates: int) -> int:
     Raises:
       ValueError: if `w_ih`, `w_hh` and the biases do not fit one another or the number of gates.
     """
+    # 0 for a scalar, whose shape is then refused below.
     inputs, hidden = (*params.w_ih.shape, 0)[0], (*params.w_hh.shape, 0)[0]
     width = gates * hidden
     expected = {"w_ih": (inputs, width), "w_hh": (hidden, width), "b": (width,)}
