@@ -21,8 +21,6 @@ import numpy as np
 import optax
 import torch
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +28,7 @@ import jaxrnn
 from benchmarks import measure, native, results
 from experiments import config, data, language_model, schema, training
 from experiments.cells import cell_of
-from jaxrnn import train
+from jaxrnn import devices, train
 
 CONFIG = "configs/shakespeare_lstm.toml"
 CELLS = ("lstm", "gru")
@@ -75,8 +73,8 @@ def make_job(cell: str) -> Job:
     return Job(settings, params, windows)
 
 
-def ours(job: Job, without_b_hn: bool = False) -> Step:
-    """As `experiments` trains, on one device; `without_b_hn` leaves the GRU's at zero."""
+def ours(job: Job, number: int = 1, without_b_hn: bool = False) -> Step:
+    """As `experiments` trains, on this number of devices; `without_b_hn` leaves the GRU's at zero."""
     value_and_grad = jax.value_and_grad(language_model.make_loss(job.cell), has_aux=True)
 
     def frozen(params, state, batch):
@@ -84,39 +82,14 @@ def ours(job: Job, without_b_hn: bool = False) -> Step:
         still = grads.cell._replace(b_hn=jnp.zeros_like(grads.cell.b_hn))
         return result, grads._replace(cell=still)
 
-    return _ours(job, frozen if without_b_hn else value_and_grad, None)
-
-
-def ours_on_cores(job: Job) -> Step:
-    """The same with one device per core, the batch split over them, the gradient averaged."""
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
-    value_and_grad = jax.value_and_grad(language_model.make_loss(job.cell), has_aux=True)
-
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(), P("batch"), P(None, "batch")),
-        out_specs=((P(), P("batch")), P()),
-    )
-    def split(params, state, batch):
-        (loss, state), grads = value_and_grad(params, state, batch)
-        # Parameters are alike on all devices, so `grad` has summed their gradient over them.
-        grads = jax.tree.map(lambda g: g / mesh.size, grads)
-        return (jax.lax.pmean(loss, "batch"), state), grads
-
-    return _ours(job, split, mesh)
-
-
-def _ours(job: Job, value_and_grad: Any, mesh: jax.sharding.Mesh | None) -> Step:
     optimizer = training.make_optimizer(job.settings.optimizer)
-    train_step = train.make_step(value_and_grad, optimizer)
+    train_step = train.make_step(
+        frozen if without_b_hn else value_and_grad, optimizer, jax.devices()[:number]
+    )
     # A copy: the step takes its arguments' buffers.
     params = jax.tree.map(jnp.copy, job.params)
     state = job.cell.initial_state(params.cell, (job.settings.optimizer.batch_size,))
     learner = train.init_learner(params, optimizer)
-    if mesh:
-        learner = jax.device_put(learner, NamedSharding(mesh, P()))
-        state = jax.device_put(state, NamedSharding(mesh, P("batch")))
 
     def step(number: int) -> float:
         nonlocal learner, state
@@ -125,6 +98,11 @@ def _ours(job: Job, value_and_grad: Any, mesh: jax.sharding.Mesh | None) -> Step
         return float(metrics.loss)
 
     return step
+
+
+def ours_on_cores(job: Job) -> Step:
+    """One device per core, the batch split over them: what `experiments` does by default."""
+    return ours(job, jax.device_count())
 
 
 class Network(nnx.Module):
@@ -326,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--curve", type=int, default=CURVE, help=f"steps compared: {CURVE}")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/end_to_end.json"))
     arguments = parser.parse_args(argv)
-    measure.one_device_per_core()
+    devices.one_per_core()
     console = results.console()
     facts = measure.machine()
     console.print(facts)

@@ -109,15 +109,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_device_per_core() -> int:
-    """Makes JAX's CPU one device per core, before JAX is first used; returns the cores.
-
-    Programs for one device keep all their threads, so that both kinds can be timed in one process.
-    """
-    jax.config.update("jax_num_cpu_devices", cores())
-    return cores()
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on and with."""
     return {

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import contest, measure, native, ours, peers, problem, results
+from jaxrnn import devices
 
 MAIN = ("jaxrnn", "jaxrnn-cores", "flax-nnx", "scan-hoisted", "checkpoint", "pytorch")
 VARIANTS = {"ragged": ours.make_ragged, "resets": ours.make_resets}
@@ -214,7 +215,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 if a contestant failed."""
     arguments = parse(argv)
-    measure.one_device_per_core()
+    devices.one_per_core()
     console = results.console()
     facts = measure.machine()
     found = results.start(arguments.out, facts, arguments.variant, arguments.resume is not None)

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from experiments import classify_vowels, train_language_model
     from experiments.record import Run
+    from jaxrnn import devices
 
+    devices.one_per_core()
     tasks = {
         schema.LanguageModel: train_language_model.train,
         schema.Classify: classify_vowels.train,

@@ -57,6 +57,9 @@ def fit(
 ) -> tuple[Any, dict[str, float]]:
     """Trains, and leaves metrics, curves and a checkpoint in the run's folder.
 
+    Where the host's CPU is several devices, the batches are split over them; the parameters that
+    are evaluated, saved and returned lie on the first one, for what reads them runs where they lie.
+
     However the loop ends, by its last step, by Ctrl-C (which waits for the step in hand) or by an
     error, the last good parameters are saved and the curves drawn.
 
@@ -101,17 +104,21 @@ def fit(
                 extra = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                 bar.update(shown, advance=1, loss=average, rate=rate, extra=extra)
                 if number in due:
-                    results = task.evaluate(learner.params)
+                    results = task.evaluate(_on_one_device(learner.params))
                     run.log(number, **results)
                     words = ", ".join(f"{k} {v:.4f}" for k, v in results.items())
                     bar.console.print(f"step {number}/{config.steps}: {words}")
                 if interrupted():
                     raise KeyboardInterrupt
     finally:
-        checkpoint.save(run.folder, learner.params)
+        checkpoint.save(run.folder, _on_one_device(learner.params))
         if names := [*task.shown(1.0), *results]:
             run.plot(", ".join(names), *names)
-    return learner.params, results
+    return _on_one_device(learner.params), results
+
+
+def _on_one_device(params: Any) -> Any:
+    return jax.device_put(params, jax.devices()[0])
 
 
 @contextlib.contextmanager

@@ -6,8 +6,12 @@ Sequence models are trained window by window, the state carried along. So a step
 
 and a loop over windows of a stream is a loop of such calls. What the gradient is, of one window,
 of a whole sequence or of a sequence cut into windows, is the caller's choice of a function.
+
+Where a host's CPU is several devices (`jaxrnn.devices.one_per_core`), a step's batch is split over
+them.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +20,7 @@ import optax
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn import devices as host
 from jaxrnn.windows import ValueAndGrad
 
 
@@ -38,14 +43,28 @@ def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learne
     return Learner(params, optimizer.init(params))
 
 
-def make_step(value_and_grad: ValueAndGrad, optimizer: optax.GradientTransformation) -> Any:
-    """A jitted training step `(learner, state, batch) -> (learner, state, metrics)`.
+def make_step(
+    value_and_grad: ValueAndGrad,
+    optimizer: optax.GradientTransformation,
+    devices: Sequence[Any] | None = None,
+) -> Any:
+    """A compiled training step `(learner, state, batch) -> (learner, state, metrics)`.
 
     The learner and the state are donated: their buffers are reused, and the ones passed in must
     not be used again. Clip in the optimiser (`optax.chain(optax.clip_by_global_norm(1.0), …)`),
     never inside the recursion. Where the loss or the gradient is not finite, the step changes
     nothing, learner and state come back as they were, and the metrics say so: look at them, and
     nothing is lost.
+
+    On several devices the learner lies on each of them, the batch and the state are split by
+    sequences, and the compiler adds the sums over devices. The loss is that of the whole batch,
+    whether it is a sum, a mean or a masked mean: the split changes the speed, not the result. The
+    learner comes back on all devices, and whatever reads it would run on each; give other programs
+    `jax.device_put(learner.params, jax.devices()[0])`.
+
+    A step over several CPU devices returns when its results are there, and such steps in several
+    threads take turns, or they could wait for one another for ever (`jaxrnn.devices.run`). Wait
+    likewise for a program of your own that spans these devices, before you call the step.
 
     Args:
       value_and_grad: `(params, state, batch) -> ((loss, state), grads)`:
@@ -54,11 +73,20 @@ def make_step(value_and_grad: ValueAndGrad, optimizer: optax.GradientTransformat
         goes back from one call into the one before: over a stream of windows this is truncated
         BPTT.
       optimizer: any optax transformation.
+      devices: those of this process over which a batch of B sequences is split, as many of them as
+        gcd(B, their number), see `jaxrnn.devices.split`. None: all devices, if they are the CPU of
+        a single process. Where one device is left, as with None on GPU, TPU or several hosts,
+        nothing is placed; nor are arguments that the caller has placed on several devices.
 
     Returns:
       The step. `state` is of the kind that `loss_fn` returns; None only if it returns None. Raises
       `TypeError` or `ValueError` otherwise.
+
+    Raises:
+      ValueError: if `devices` is empty.
     """
+    if devices is not None and not len(devices):
+        raise ValueError("`devices` must have one device at least, but got none. None chooses.")
 
     def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
         (loss, new_state), grads = value_and_grad(learner.params, state, batch)
@@ -72,4 +100,15 @@ def make_step(value_and_grad: ValueAndGrad, optimizer: optax.GradientTransformat
         )
         return learner, state, Metrics(loss, grad_norm)
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def placed_step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
+        given = learner, state, batch
+        # Not before the first call: to ask for the devices starts JAX.
+        placed = host.split(given, host.cpus() if devices is None else devices)
+        results = host.run(compiled, placed)
+        if placed is not given:
+            host.delete((learner, state))  # what was donated may have been a copy
+        return results
+
+    return placed_step

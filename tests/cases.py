@@ -96,3 +96,20 @@ def unroll_by_hand(cell, params, state, xs, *, mask=None, reset=None, reverse=Fa
         lasts.append(now)
         outputs.append(jnp.stack(hs))
     return jax.tree.map(lambda *s: jnp.stack(s), *lasts), jnp.stack(outputs, axis=1)
+
+
+def copied(tree):
+    """Arrays that a step may take: it donates its arguments."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def once(value_and_grad):
+    """The same, for one compilation: it fails if it is traced again."""
+    traced = []
+
+    def traced_once(*arguments):
+        assert not traced
+        traced.append(True)
+        return value_and_grad(*arguments)
+
+    return traced_once

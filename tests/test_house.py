@@ -20,6 +20,7 @@ ROOT = Path(jaxrnn.__file__).parents[1]
 FLOORS = {
     "jaxrnn.cells": 0,
     "jaxrnn.chunks": 0,
+    "jaxrnn.devices": 0,
     "jaxrnn.placement": 0,
     "jaxrnn.cells.base": 1,  # what a cell is
     "jaxrnn.cells.elman": 2,  # the cells, that do not know one another

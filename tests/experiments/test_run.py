@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,7 @@ TINY = [
     "model.hidden_size=16", "optimizer.steps=60", "optimizer.batch_size=8", "window=16",
     "optimizer.learning_rate=0.02", "evaluations=3", "sample_length=40", "data.held_out=0.2",
 ]  # fmt: skip
+ROOT = Path(jaxrnn.__file__).parents[1]
 TEXT = "abcd" * 1000  # what comes next is certain: a model that learns goes to 0 bits
 
 
@@ -71,6 +75,69 @@ def test_generation_goes_on_from_the_prompt(language_run, capsys):
     for length in (0, 3, 64, 150):  # none, part of a piece, a piece, more
         assert generate.main([*arguments, "--length", str(length)]) == 0
         assert capsys.readouterr().out == "cdab" + TEXT[2 : 2 + length] + "\n"
+
+
+@pytest.mark.parametrize("devices", ["1", "3"])
+def test_a_run_on_two_devices_is_read_on_as_many_as_there_are(language_run, devices):
+    """The run's batches of 8 were split over the tests' two devices."""
+    arguments = [str(language_run), "--prompt", "cdab", "--length", "9", "--temperature", "0.5"]
+    process = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-m", "experiments.generate", *arguments],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": devices, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.stdout == "cdabcdabcdabc\n", process.stderr
+
+
+def test_a_run_makes_one_device_per_core(tmp_path):
+    """After the config is found good, for which no JAX is needed, and before JAX is in use."""
+    script = """
+import os, sys
+from experiments import run
+os.sched_getaffinity = lambda _: range(3)
+config = ["configs/shakespeare_lstm.toml", "--runs", sys.argv[1], "--set"]
+assert run.main([*config, "optimizer.stepz=3"]) == 2 and "jax" not in sys.modules
+assert run.main([*config, "data.path=/nowhere/at/all"]) == 1
+import jax
+assert jax.device_count() == 3, jax.devices()
+"""
+    asked = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    inherited = {name: value for name, value in os.environ.items() if name not in asked}
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=inherited | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+
+
+def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
+    settings = schema.Optimizer(steps=4, batch_size=4, learning_rate=0.1, warmup=0.0)
+    stepped, read = [], []
+
+    def loss_fn(params, state, xs):
+        jax.debug.inspect_array_sharding(xs, callback=lambda s: stepped.append(s.num_devices))
+        return jnp.mean((xs @ params["w"]) ** 2), state
+
+    def evaluate(params):
+        read.append(params["w"].sharding.device_set)
+        return {"w": float(params["w"][0])}
+
+    task = training.Task(
+        loss_fn=loss_fn,
+        batches=iter([(None, np.ones((3, 4, 2), np.float32))] * 4),
+        evaluate=evaluate,
+        per_step=4,
+        unit="sequences",
+        shown=lambda loss: {},
+    )
+    folder = record.Run(tmp_path, "devices", settings)
+    console = training.Console(quiet=True)
+    params, results = training.fit(folder, console, settings, 2, {"w": jnp.ones(2)}, task)
+    assert set(stepped) == {2} and read == [{jax.devices()[0]}] * 2
+    assert params["w"].sharding.device_set == {jax.devices()[0]}
+    saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
+    assert saved["w"][0] == params["w"][0] == results["w"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""The devices of one host, and a batch split over them by sequences.
+
+A core's products are too small in a recurrent step to occupy several cores each, so on CPU it pays
+to make every core a device of its own (`one_per_core`) and give each a share of the batch
+(`split`). The sharding is automatic: a guess that is wrong costs time, never a result.
+"""
+
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# The axis of the meshes made here. No caller's mesh has one of this name: what lies on another
+# mesh was placed by the caller.
+AXIS = "jaxrnn.devices"
+
+# Held by a program that spans CPU devices until its results are there. Reentrant, for one may be
+# traced inside another.
+ONE_IN_FLIGHT = threading.RLock()
+
+
+def one_per_core() -> None:
+    """Makes JAX's CPU one device per core that this process may use; call it before JAX is used.
+
+    `jaxrnn.train.make_step` then splits its batches over them. Programs for one device keep all
+    their threads.
+
+    Does nothing if the number of devices is set already (`jax_num_cpu_devices`,
+    `JAX_NUM_CPU_DEVICES`, or `--xla_force_host_platform_device_count` in `XLA_FLAGS`), or if JAX
+    is in use.
+    """
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    number = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if by_flag or number != -1:  # its default: JAX chooses
+        return
+    own = hasattr(os, "sched_getaffinity")  # Linux: a container may have fewer than the machine
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # the backend is up, and its devices are what they are
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def cpus() -> Sequence[Any]:
+    """All devices, if they are the CPU of a single process; else one, which places nothing."""
+    devices = jax.devices()
+    return devices if devices[0].platform == "cpu" and jax.process_count() == 1 else devices[:1]
+
+
+def split(arguments: tuple[Any, Any, Any], devices: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """A learner, a state and a batch, placed over as many of the devices as divide B.
+
+    B is the first axis of the state `[B, H]`, or else the second of the batch's `[T, B, ...]`.
+    Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split, all others replicated.
+    The very same arguments come back where one device is left, where they are traced, or where the
+    caller has placed any of them on several devices.
+    """
+    arrays = [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)]
+    if any(isinstance(a, Tracer) for a in arrays):
+        return arguments  # part of another program, whose arguments are placed or not
+    spread = [a.sharding for a in arrays if len(a.sharding.device_set) > 1]
+    if any(not isinstance(s, NamedSharding) or s.mesh.axis_names != (AXIS,) for s in spread):
+        return arguments
+    learner, state, batch = arguments
+    size = _batch_size(state, batch)
+    count = math.gcd(size, len(devices))
+    if count == 1 and not spread:
+        return arguments
+    mesh = Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+    whole, first, second = (NamedSharding(mesh, spec) for spec in (P(), P(AXIS), P(None, AXIS)))
+
+    def place(a: Any, *choices: tuple[int, NamedSharding]) -> Any:
+        shape = np.shape(a)
+        fits = (s for axis, s in choices if len(shape) > axis and shape[axis] == size)
+        sharding = next(fits, whole)
+        lies_there = isinstance(a, jax.Array) and a.sharding == sharding
+        return a if lies_there else jax.device_put(a, sharding)
+
+    return (
+        jax.tree.map(place, learner),
+        jax.tree.map(lambda a: place(a, (0, first)), state),
+        jax.tree.map(lambda a: place(a, (1, second), (0, first)), batch),
+    )
+
+
+def run(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """The program's results; on several CPU devices it waits for them, and lets no other begin.
+
+    XLA:CPU sums over devices on a pool of few threads, and programs of which more than one is in
+    flight wait there for one another, for ever.
+    """
+    if not _over_cpus(arguments):
+        return program(*arguments)
+    with ONE_IN_FLIGHT:
+        return jax.block_until_ready(program(*arguments))
+
+
+def delete(tree: Any) -> None:
+    """Gives all arrays' memory back."""
+    for a in jax.tree.leaves(tree):
+        if _is_concrete(a):
+            a.delete()
+
+
+def _batch_size(state: Any, batch: Any) -> int:
+    """B, or 1 where nothing tells: no wrong guess can change a result."""
+    shapes = [shape for shape in map(np.shape, jax.tree.leaves(state)) if shape]
+    if shapes:
+        shape = max(shapes, key=len)
+        return shape[0] if len(shape) > 1 else 1  # [H] is the state of one sequence
+    # The most axes: of inputs [T, B, I] and targets [B, K], the inputs tell.
+    shape = max(map(np.shape, jax.tree.leaves(batch)), key=len, default=())
+    return shape[1] if len(shape) > 1 else 1
+
+
+def _over_cpus(arguments: Any) -> bool:
+    """Whether a program of these arguments spans several CPU devices."""
+    placed = [a.sharding.device_set for a in jax.tree.leaves(arguments) if _is_concrete(a)]
+    return any(len(held) > 1 and next(iter(held)).platform == "cpu" for held in placed)
+
+
+def _is_concrete(a: Any) -> bool:
+    return isinstance(a, jax.Array) and not isinstance(a, Tracer)

@@ -1,0 +1,307 @@
+"""A batch split over the devices of one host: the results of one device, and no hanging."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+from jaxrnn import devices, losses, train
+from tests.cases import copied, once, problem, steps
+
+ROOT = Path(jaxrnn.__file__).parents[1]
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2))
+
+# There are two devices here, so a batch of an even number of sequences is split.
+
+
+def mean_of_squares(params, state, xs):
+    """No recurrence, quick to compile; the state `[B, I]` goes on."""
+    state = None if state is None else state + xs.sum(0)
+    return jnp.mean((xs * params["w"] - 1) ** 2), state
+
+
+def lies_on(tree):
+    """The ids of the devices that hold all leaves."""
+    (ids,) = {frozenset(d.id for d in a.sharding.device_set) for a in jax.tree.leaves(tree)}
+    return sorted(ids)
+
+
+def run(step, params, state, batches):
+    """All results of steps over these; nothing of the arguments is given away."""
+    learner, metrics = train.init_learner(copied(params), OPTIMIZER), []
+    state = copied(state)
+    for batch in batches:
+        learner, state, found = step(learner, state, batch)
+        metrics.append(found)
+    return learner, state, metrics
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+@functools.cache
+def split_case(name, batch=4):
+    """Parameters, a state, four batches; of the first two sequences there is far more to learn."""
+    cell = getattr(jaxrnn, name)
+    case = problem(cell, 6, batch=(batch,), dtype=jnp.float32)
+    mask = np.array(steps(0.9, 6, (batch,)))
+    mask[2:, batch // 2 :] = False
+    batches = [(np.roll(case.xs, n, 0), np.roll(case.on_hs, n, 0), mask) for n in range(4)]
+    return cell, case, batches
+
+
+def squared(hs, targets):
+    return jnp.sum((hs - targets) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("lstm", "mean"), ("gru", "mean"), ("lstm", "windows"), ("gru", "no state")]
+)
+def test_a_split_batch_gives_what_one_device_gives(name, kind):
+    cell, case, batches = split_case(name)
+    reduction = losses.masked_sum if kind == "windows" else losses.masked_mean
+
+    def loss_fn(params, state, batch):
+        xs, targets, mask = batch
+        last, hs = jaxrnn.unroll(cell, params, state, xs, mask=mask, chunk=2)
+        return reduction(squared, hs, targets, mask), None if state is None else last
+
+    fn = jax.value_and_grad(loss_fn, has_aux=True)
+    fn = jaxrnn.truncated_value_and_grad(loss_fn, 4) if kind == "windows" else fn
+    state = None if kind == "no state" else case.state
+    # One program each: a step's results are placed as its arguments were.
+    one = train.make_step(once(fn), OPTIMIZER, jax.devices()[:1])
+    two = train.make_step(once(fn), OPTIMIZER)
+    expected = run(one, case.params, state, batches)
+    got = run(two, case.params, state, batches)
+    chex.assert_trees_all_close(as_numpy(got), as_numpy(expected), rtol=1e-6, atol=1e-6)
+    assert lies_on(expected) == [0] and lies_on(got) == [0, 1]
+    learner, last, metrics = got
+    assert all(a.is_fully_replicated for a in jax.tree.leaves((learner, metrics)))
+    assert all(a.addressable_shards[1].data.shape == (2, 5) for a in jax.tree.leaves(last))
+    if kind == "mean":
+        # The mean of the halves' means, a `pmean`, is another number, where masks are uneven.
+        halves = [jax.tree.map(lambda a, h=h: a[:, h], batches[0]) for h in np.s_[:2, 2:]]
+        states = [jax.tree.map(lambda a, h=h: a[h], state) for h in np.s_[:2, 2:]]
+        means = [jax.jit(loss_fn)(case.params, *of)[0] for of in zip(states, halves, strict=True)]
+        assert abs(np.mean(means) - metrics[0].loss) > 0.01 * metrics[0].loss
+
+
+def test_a_label_per_sequence():
+    """Many-to-one, from numpy: `[B]` labels are split with the sequences."""
+
+    def loss_fn(params, state, batch):
+        xs, labels = batch
+        last, _ = jaxrnn.unroll(jaxrnn.lstm, params, None, xs)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        return jnp.mean(cross_entropy(last.h, labels)), state
+
+    _, case, batches = split_case("lstm")
+    batches = [(xs, np.array([0, 4, 2, 1])) for xs, _, _ in batches[:2]]
+    fn = jax.value_and_grad(loss_fn, has_aux=True)
+    one, two = (train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None))
+    expected, got = (run(step, case.params, None, batches) for step in (one, two))
+    chex.assert_trees_all_close(as_numpy(got), as_numpy(expected), rtol=1e-6, atol=1e-6)
+    assert lies_on(expected) == [0] and lies_on(got) == [0, 1]
+
+
+def test_what_is_split_and_what_is_not():
+    """By the state if there is one, by the leaf with most axes otherwise; the key has no B."""
+    learner = train.init_learner({"w": jnp.ones((4, 4))}, OPTIMIZER)
+    batch = {
+        "xs": np.ones((3, 4, 2)), "ids": np.ones((3, 4)), "labels": np.ones(4), "one hot":
+        np.ones((4, 9)), "weights": np.ones(9), "scale": 0.5, "nothing": None, "T = B": np.eye(4),
+    }  # fmt: skip
+    by_state = {"h": jnp.ones((4, 5)), "count": jnp.ones(4), "key": jax.random.key(0)}
+    for state in (by_state, None):
+        learner, state, placed = devices.split((learner, state, batch), jax.devices())
+        axes = {name: tuple(a.sharding.spec) for name, a in placed.items() if a is not None}
+        first, second = (devices.AXIS,), (None, devices.AXIS)
+        assert axes == {
+            "xs": second, "ids": second, "labels": first, "one hot": first, "weights": (),
+            "scale": (), "T = B": second,
+        }  # fmt: skip
+        if state:
+            axes = {name: tuple(a.sharding.spec) for name, a in state.items()}
+            assert axes == {"h": first, "count": first, "key": ()}
+        assert all(a.is_fully_replicated for a in jax.tree.leaves(learner))
+
+
+@pytest.mark.parametrize(
+    ("state", "batch"),
+    [
+        (None, None),
+        (None, np.float32(1)),
+        (None, np.ones((4, 3))),  # three sequences
+        (jnp.ones((3, 4)), np.ones((4, 4, 4))),
+        (jnp.ones(4), np.ones((6, 4))),  # one sequence, no batch
+    ],
+    ids=["nothing", "a scalar", "odd", "an odd state", "one sequence"],
+)
+def test_what_cannot_be_split_stays_where_it_is(state, batch):
+    given = train.init_learner({"w": jnp.ones(4)}, OPTIMIZER), state, batch
+    assert devices.split(given, jax.devices()) is given
+
+
+def test_batches_of_changing_size():
+    """Epochs' last batches are smaller: the learner follows to one device and comes back."""
+    fn = jax.value_and_grad(mean_of_squares, has_aux=True)
+    batches = [np.full((2, size, 3), 0.1 * size, np.float32) for size in (4, 3, 4, 1, 6, 0)]
+    one, two = (train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None))
+    params = {"w": jnp.ones(3)}
+    expected, got = (run(step, params, None, batches) for step in (one, two))
+    chex.assert_trees_all_close(as_numpy(got), as_numpy(expected), rtol=1e-6, atol=1e-6)
+    assert [len(lies_on(m)) for m in got[2][:5]] == [2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_a_step_that_is_not_finite_changes_nothing(batch):
+    """B = 4 is split, the bad number is in one half of it; B = 3 is not."""
+    step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
+    learner, state = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), jnp.zeros((batch, 3))
+    learner, state, _ = step(learner, state, np.ones((2, batch, 3), np.float32))
+    before = jax.tree.map(np.array, (learner, state))
+    xs = np.ones((2, batch, 3), np.float32)
+    xs[1, 0, 0] = np.nan
+    learner, state, metrics = step(learner, state, xs)
+    assert not jnp.isfinite(metrics.loss) and not jnp.isfinite(metrics.grad_norm)
+    chex.assert_trees_all_equal(jax.tree.map(np.array, (learner, state)), before)
+
+
+def test_donation_on_two_devices():
+    step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
+    learner, state = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), jnp.zeros((4, 3))
+    xs = jnp.ones((2, 4, 3))
+    for _ in range(2):  # from one device, then from both
+        given = learner, state
+        learner, state, _ = step(learner, state, xs)
+        assert all(a.is_deleted() for a in jax.tree.leaves(given))
+    assert not xs.is_deleted()
+
+
+def test_an_error_on_the_way_takes_nothing():
+    step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
+    learner, xs = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), np.ones((2, 4, 3), np.float32)
+    with pytest.raises(ValueError, match="must have shape"):
+        step(learner, jnp.zeros((4, 1)), xs)
+    step(learner, None, xs)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_what_the_caller_has_placed_stays_there(kind):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    xs = jax.device_put(jnp.ones((2, 4, 3)), NamedSharding(mesh, P("data")))  # over time
+    learner = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
+    learner = jax.device_put(learner, NamedSharding(mesh, P()))
+    step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
+    with jax.set_mesh(mesh):
+        learner, _, metrics = step(learner, None, xs)
+    assert learner.params["w"].sharding.mesh.axis_names == ("data",)
+    assert lies_on(learner) == [0, 1] and metrics.loss == 0
+
+
+def test_a_step_inside_another_program():
+    """`lax.scan` over batches: the outer program is the one whose arguments are placed."""
+    step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
+    xs = np.random.default_rng(0).normal(size=(3, 2, 4, 3)).astype(np.float32)
+    learner = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
+    scanned, _ = jax.jit(
+        lambda learner: jax.lax.scan(lambda now, x: (step(now, None, x)[0], None), learner, xs)
+    )(learner)
+    expected = run(step, {"w": jnp.ones(3)}, None, xs)[0]
+    chex.assert_trees_all_close(as_numpy(scanned), as_numpy(expected), rtol=1e-6, atol=1e-6)
+    # A learner that is a constant of the outer program is not its to give away.
+    again = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
+    jax.jit(lambda x: step(again, None, x)[2])(xs[0])
+    assert not again.params["w"].is_deleted()
+
+
+def test_no_devices():
+    with pytest.raises(ValueError, match="`devices` must have one device at least"):
+        train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER, [])
+
+
+def python(script, *arguments, timeout=120, **environment):
+    """What a script prints, in a process of its own, with no say on devices but `environment`."""
+    asked = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    inherited = {name: value for name, value in os.environ.items() if name not in asked}
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        env=inherited | {"JAX_PLATFORMS": "cpu"} | environment,
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "count"),
+    [
+        ("os.sched_getaffinity = lambda _: range(3)", {}, 3),
+        ("vars(os).pop('sched_getaffinity', 0); os.cpu_count = lambda: 3", {}, 3),
+        ("", {"JAX_NUM_CPU_DEVICES": "5"}, 5),
+        ("", {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+        ("jax.config.update('jax_num_cpu_devices', 5)", {}, 5),
+        ("os.sched_getaffinity = lambda _: range(3); jax.devices()", {}, 1),
+    ],
+    ids=["cores", "no affinity", "variable", "flag", "config", "too late"],
+)
+def test_one_device_per_core(before, environment, count):
+    script = f"""
+        import os, jax
+        from jaxrnn import devices
+        {before}
+        devices.one_per_core()
+        print(jax.device_count())
+    """
+    assert python(script, **environment) == str(count)
+
+
+@pytest.mark.parametrize("number", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_no_step_hangs(number):
+    """In two threads, and nothing waits but the step: if two were in flight, they would hang."""
+    script = """
+        import sys, threading
+        import jax, numpy as np, optax
+        import jaxrnn
+        from jaxrnn import train
+
+        jax.config.update("jax_num_cpu_devices", 2)
+        cell, optimizer = jaxrnn.lstm, optax.sgd(1e-3)
+        xs = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+
+        def loss_fn(params, state, xs):
+            state, hs = jaxrnn.unroll(cell, params, state, xs, chunk=1)  # a sum at every step
+            return (hs**2).mean(), state
+
+        def soak(steps):
+            step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), optimizer)
+            params = cell.init(jax.random.key(0), 3, 64)  # 4 units do not hang in one thread
+            learner = train.init_learner(params, optimizer)
+            state = cell.initial_state(params, (8,))
+            for _ in range(steps):
+                learner, state, metrics = step(learner, state, xs)
+            assert len(metrics.loss.sharding.device_set) == 2
+            losses.append(float(metrics.loss))
+
+        losses, steps = [], int(sys.argv[1]) // 2
+        threads = [threading.Thread(target=soak, args=(steps,)) for _ in range(2)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert losses[0] == losses[1]
+        print("done")
+    """
+    assert python(script, str(number), timeout=120 + number / 20) == "done"
