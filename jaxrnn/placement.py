@@ -23,9 +23,18 @@ def varying_alike(tree: Any) -> Any:
 
     def lifted(a: Array) -> Array:
         missing = tuple(sorted(union - _varying(a)))
-        return lax.pcast(a, missing, to="varying") if missing else a
+        return varying(a, missing) if missing else a
 
     return jax.tree.map(lifted, tree)
+
+
+def varying(a: Array, axes: tuple[str, ...]) -> Array:
+    """`a [...]`, cast to vary over manual mesh axes over which it did not."""
+    # `pvary` up to JAX 0.8.1, deprecated for `pcast` since.
+    if hasattr(lax, "pcast"):
+        return lax.pcast(a, axes, to="varying")
+    old: Any = lax
+    return old.pvary(a, axes)
 
 
 def as_batch_of(xs: Array, state: Any) -> Any:

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from jaxrnn import placement
 from tests.cases import CELLS, loss, problem, steps
 
 SIZE, BATCH = 7, (4,)
@@ -86,7 +87,7 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
 
     def shard(params, state, xs, on_hs, on_last):
         if params_vary and check_vma:
-            params = jax.lax.pcast(params, "data", to="varying")
+            params = jax.tree.map(lambda p: placement.varying(p, ("data",)), params)
         part = case._replace(on_hs=on_hs, on_last=on_last)
 
         def of(params, state, xs):
