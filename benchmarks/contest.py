@@ -63,8 +63,9 @@ def compiled(model: Model, xs: Any, kinds: tuple[str, ...] = KINDS) -> Contestan
     )
 
 
-def compile(function: Callable[..., Any], *arguments: Any, devices: int = 1) -> Program:
+def compile(function: Callable[..., Any], *arguments: Any) -> Program:
     """The compiled function on these arguments; the bytes are of all devices together."""
+    devices = max(len(a.sharding.device_set) for a in jax.tree.leaves(arguments))
     began = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - began
@@ -80,6 +81,15 @@ def difference(contestant: Contestant, reference: Contestant) -> float:
         ours, theirs = (_time_major(kind, c) for c in (reference, contestant))
         differences.append(np.max(np.abs(theirs - ours)) / np.max(np.abs(ours)))
     return float(max(differences))
+
+
+def gradient_error(contestant: Contestant, reference: Contestant) -> tuple[float, float]:
+    """Of the gradient by the inputs: its cosine with the reference's, and its relative error."""
+    ours, theirs = (_time_major("gradient", c).ravel() for c in (reference, contestant))
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    norm = np.linalg.norm(ours)
+    cosine = ours @ theirs / (norm * np.linalg.norm(theirs))
+    return float(cosine), float(np.linalg.norm(theirs - ours) / norm)
 
 
 def _time_major(kind: str, contestant: Contestant) -> np.ndarray:

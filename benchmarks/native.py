@@ -30,6 +30,21 @@ def pytorch(of: Problem) -> contest.Contestant:
     return contest.Contestant({kind: contest.Program(f) for kind, f in programs.items()})
 
 
+def pytorch_bfloat16(of: Problem) -> contest.Contestant:
+    """The same under autocast to bfloat16."""
+    import torch
+
+    programs = {}
+    for kind, program in pytorch(of).programs.items():
+
+        def call(run=program.call):
+            with torch.autocast("cpu", torch.bfloat16):
+                return run()
+
+        programs[kind] = contest.Program(call)
+    return contest.Contestant(programs, unlike="autocast to bfloat16")
+
+
 def torch_rnn(cell: str, params: Any) -> Any:
     """PyTorch's module with the given weights; its second bias has only the GRU's `b_hn`."""
     import torch
@@ -105,4 +120,8 @@ def onnxruntime(of: Problem) -> contest.Contestant:
     return contest.Contestant({"forward": contest.Program(forward)})
 
 
-CONTESTANTS = {"pytorch": pytorch, "onnxruntime": onnxruntime}
+CONTESTANTS = {
+    "pytorch": pytorch,
+    "pytorch-bfloat16": pytorch_bfloat16,
+    "onnxruntime": onnxruntime,
+}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks import contest, results
 
 TITLES = {"gradient": "whole gradient", "forward": "forward alone"}
-MARKS = ("o", "s", "D", "^", "v", "P")
+MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
 def draw(found: dict[str, Any]) -> Figure:

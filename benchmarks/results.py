@@ -7,6 +7,7 @@
     "contestants": {NAME: {
         "difference": 1e-6 or null,     # from jaxrnn's results, as a share of the largest
         "unlike": "",                   # why they are not compared
+        "cosine": 1.0, "error": 1e-3,   # of bfloat16's dR̂/dx, against float32's
         "gradient": {
             "ms": [LOW, MEDIAN, HIGH],  # quartiles over the rounds
             "share": 0.5,               # of the peak of a matrix product in the same rounds
@@ -41,6 +42,8 @@ COMPARISONS = (
     Comparison("best JAX peer", "jaxrnn", JAX_PEERS),
     Comparison("PyTorch", "jaxrnn", ("pytorch",)),
     Comparison("PyTorch, ours with a device per core", "jaxrnn-cores", ("pytorch",)),
+    Comparison("PyTorch, both in bfloat16", "jaxrnn-bfloat16", ("pytorch-bfloat16",)),
+    Comparison("float32, ours in bfloat16", "jaxrnn-bfloat16", ("jaxrnn",)),
     Comparison("onnxruntime", "jaxrnn", ("onnxruntime",), ("forward",)),
     Comparison("Flax NNX's bytes", "jaxrnn", ("flax-nnx",), ("gradient",), "temporary_bytes"),
     Comparison(

@@ -49,6 +49,10 @@ def compare(
         name: {"difference": differences.get(name), "unlike": contestant.unlike}
         for name, contestant in contestants.items()
     }
+    for name in records:
+        if name.endswith("-bfloat16"):
+            error = contest.gradient_error(contestants[name], ours.make(of))
+            records[name] |= dict(zip(("cosine", "error"), error, strict=True))
     peaks = {}
     for kind in contest.KINDS:
         programs = {n: c.programs[kind] for n, c in contestants.items() if kind in c.programs}
@@ -129,6 +133,12 @@ def show(console: Console, point: dict[str, Any]) -> None:
         [
             f"peak of a matrix product in the same rounds: {peaks}",
             *(f"* {n}: {r['unlike']}" for n, r in point["contestants"].items() if r["unlike"]),
+            *(
+                f"{n}: gradient by the inputs with cosine {r['cosine']:.6f} and relative error "
+                f"{r['error']:.1e} against float32's"
+                for n, r in point["contestants"].items()
+                if "cosine" in r
+            ),
             *(f"{name} is missing: {reason}" for name, reason in point["failed"].items()),
         ]
     )

@@ -40,20 +40,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from jaxrnn import checks, chunks, placement
-from jaxrnn.cells.base import Cell, matrices_in, transposed, wide
+from jaxrnn.cells.base import Cell, for_loop, matrices_in, transposed, wide
 
 Store = Literal["states", "residuals", "boundaries"]
 
-# Rows (K·B) of the products outside the loops. With fewer the products lose efficiency, with many
-# more their results outgrow the cache. Cells narrower than H = 128 would still gain from more, but
-# the chunk's working set, which is all the memory beside the states, would grow with them.
-CHUNK_ROWS = 512
+# The steps that are linearized at once, K. With few rows (K·B) the products outside the loops lose
+# efficiency: the drive of a chunk should have as many floats. With many rows their results outgrow
+# the cache, and the chunk's working set, about 5 floats for each float of the drive, is all the
+# memory beside the states: so no chunk has more than its share of the sequence.
+CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
+
+# Where nothing is stored for a backward pass, one chunk is fastest while the drive of all steps fits
+# into the cache.
+DRIVE_BYTES = 2**23
 
 
 class Plan(NamedTuple):
     """How to run: all that is static. See `unroll`."""
 
     chunk: int
+    chunk_alone: int
     store: Store
     truncate: int | None
     compute_dtype: Any
@@ -70,7 +76,7 @@ def unroll(
     reverse: bool = False,
     truncate: int | None = None,
     chunk: int | None = None,
-    store: Store = "states",
+    store: Store | None = None,
     compute_dtype: DTypeLike | None = None,
 ) -> tuple[Any, Float[Array, "T *B H"]]:
     """Runs a cell over a sequence; its gradient is BPTT, written by hand, (1) to (9) above.
@@ -85,7 +91,8 @@ def unroll(
       state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`, zeros.
       xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T may be 0.
       mask: True where there is an input. A masked step (False) copies the state and outputs zero;
-        whatever stands in its `xs`, NaN included, reaches no output and no gradient.
+        whatever stands in its `xs`, NaN included, reaches no output and no gradient. Without
+        `reset`, a chunk in which every step is masked is skipped.
       reset: True where the state before the step is replaced by `state`, as at the start of an
         episode. The gradient goes to `state`, and not further back.
       reverse: run from the last step to the first. The returned state is the one after step 0;
@@ -93,12 +100,14 @@ def unroll(
         the order of the run: a reset step starts from `state` and goes on to the step before it.
       truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT with
         windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
-      chunk: K, the steps that are linearized at once, 1 ≤ K; default: about 512 rows K·B, or √T
-        for `store="boundaries"`. It changes speed and memory, not the result.
+      chunk: K, the steps that are linearized at once, 1 ≤ K; default: 64 to 512 rows K·B and about
+        20 chunks, or K between √(T/10) and √T for `store="boundaries"`. It changes speed and
+        memory, not the result.
       store: what the forward pass keeps, per step, for the backward one. "states": the states,
         and the gates are computed again, in parallel over time. "residuals": the gates too; less
         arithmetic, more memory. "boundaries": only each chunk's first state; every chunk is run
-        forward again, memory O(T/K + K).
+        forward again, memory O(T/K + K). Default: "residuals" where T·B ≤ I + H, so that they take
+        no more memory than the parameters do; else "states".
       compute_dtype: the dtype in which the matrix products multiply, such as `jnp.bfloat16`; they
         accumulate in float32 or wider, and states, elementwise work, parameters and gradients keep
         their own dtype. None: that of `params`.
@@ -114,9 +123,14 @@ def unroll(
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    plan = _plan(xs, chunk, store, truncate, compute_dtype)
+    plan = _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
+    # An axis of size 1 costs XLA:CPU time and a copy: the layouts it chooses are not those of a vector.
+    ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
+    after_time = tuple(axis + 1 for axis in ones)
+    state = _mapped(jnp.squeeze, state, ones)
+    xs, mask, linked = _mapped(jnp.squeeze, (xs, mask, linked), after_time)
     try:
         last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
     except TypeError as error:
@@ -126,6 +140,7 @@ def unroll(
             "forward mode alone (jvp, jacfwd, linearize) does not go through a backward pass that "
             "is written by hand. Call jaxrnn.unroll_autodiff, the same function, instead."
         ) from error
+    last, hs = _mapped(jnp.expand_dims, last, ones), jnp.expand_dims(hs, after_time)
     return last, _flipped(hs) if reverse else hs
 
 
@@ -140,7 +155,7 @@ def unroll_autodiff(
     reverse: bool = False,
     truncate: int | None = None,
     chunk: int | None = None,
-    store: Store = "states",
+    store: Store | None = None,
     compute_dtype: DTypeLike | None = None,
 ) -> tuple[Any, Float[Array, "T *B H"]]:
     """`unroll` as one plain scan that JAX differentiates: the tests' oracle, and forward mode.
@@ -149,7 +164,7 @@ def unroll_autodiff(
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    plan = _plan(xs, chunk, store, truncate, compute_dtype)
+    plan = _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     uncut = _uncut(plan, xs.shape[0])
     params = matrices_in(params, plan.compute_dtype)
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
@@ -203,6 +218,8 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
 
 
 def _outputs(cell, plan, params, state, xs, mask, linked) -> Any:
+    # Alone, with no backward pass to follow: nothing is kept.
+    plan = plan._replace(chunk=plan.chunk_alone, store="boundaries")
     return _forward(cell, plan, params, state, xs, mask, linked)[0]
 
 
@@ -218,7 +235,17 @@ def _forward(cell, plan, params, state, xs, mask, linked):
     keep, keep_res = plan.store != "boundaries", plan.store == "residuals"
 
     def over_chunk(first, _, inputs):
-        last, states, res = _run(cell, params, state, first, *inputs, keep_res=keep_res)
+        def run(first, *inputs):
+            return _run(cell, params, state, first, *inputs, keep_res=keep_res)
+
+        def skip(first, xs, mask, linked):
+            del mask, linked
+            states = jax.tree.map(lambda s: jnp.broadcast_to(s, (xs.shape[0], *s.shape)), first)
+            # Of `res` the shape alone is taken: what it would cost is never computed.
+            res = cell.step(params, states, cell.drive(params, xs))[1] if keep_res else None
+            return first, states, jax.tree.map(jnp.zeros_like, res)
+
+        last, states, res = _run_or_skip(run, skip, first, *inputs)
         return last, first, (states if keep else states.h, res)
 
     last, firsts, (states, res) = chunks.scan(
@@ -228,14 +255,26 @@ def _forward(cell, plan, params, state, xs, mask, linked):
     return (last, _select(mask, hs, jnp.zeros_like(hs))), (firsts, states, res)  # (6)
 
 
+def _run_or_skip(run, skip, carry, xs, mask, linked, *inputs):
+    """`run`, or `skip` where the chunk has no step that is not masked: the state only passes.
+
+    So a batch costs what its longest sequence costs, however far it is padded. With resets a
+    masked step can move the state too, (4), and every chunk is run.
+    """
+    if mask is None or linked is not None:
+        return run(carry, xs, mask, linked, *inputs)
+    return lax.cond(jnp.any(mask), run, skip, carry, xs, mask, linked, *inputs)
+
+
 def _run(cell, params, initial, first, xs, mask, linked, *, keep_res):
     """One chunk of the forward pass from the state `first`: the last state, all states and res."""
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
+    in_loop = for_loop(params, math.prod(xs.shape[1:-1]))
 
     def over_step(before, inputs):
         u, m, linked = inputs
         before = _select(linked, before, initial)  # (4)
-        after, res = cell.step(params, before, u)  # (1)
+        after, res = cell.step(in_loop, before, u)  # (1)
         after = _select(m, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
@@ -253,12 +292,14 @@ def _backward(cell, plan, saved, cotangents):
     dtypes = jax.tree.map(lambda p: p.dtype, params)
     params = matrices_in(params, plan.compute_dtype)
     params_t = transposed(params)
+    in_loop = params_t
+    if plan.store != "boundaries":  # whoever asks for the least memory wants no copy
+        in_loop = for_loop(params_t, math.prod(xs.shape[1:-1]))
     uncut = _uncut(plan, xs.shape[0])
     zero = jax.tree.map(jnp.zeros_like, state)
 
-    def over_chunk(carry, first, inputs):
+    def run(carry, xs, mask, linked, uncut, first, states, res, dhs):
         adjoint, dstate, dparams = carry
-        xs, mask, linked, uncut, states, res, dhs = inputs
         # All that does not depend on λ, for the whole chunk at once.
         if plan.store == "boundaries":
             _, states, res = _run(cell, params, state, first, xs, mask, linked, keep_res=True)
@@ -274,7 +315,7 @@ def _backward(cell, plan, saved, cotangents):
             adjoint, dstate = carry
             g, lin, m, linked, uncut = inputs
             adjoint = adjoint._replace(h=adjoint.h + g)  # (2)
-            back = _select(m, cell.state_vjp(params_t, lin, adjoint), adjoint)  # (7)
+            back = _select(m, cell.state_vjp(in_loop, lin, adjoint), adjoint)  # (7)
             if linked is not None:
                 dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (9)
             return (_select(uncut, _select(linked, back, zero), zero), dstate), adjoint  # (8)
@@ -284,7 +325,18 @@ def _backward(cell, plan, saved, cotangents):
         )
         adjoints = _select(mask, adjoints, zero)
         dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
-        return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), None, dxs
+        return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), dxs
+
+    def skip(carry, xs, mask, linked, uncut, *_):
+        del mask, linked
+        adjoint, *sums = carry
+        passes = None if uncut is None else jnp.all(uncut)
+        return (_select(passes, adjoint, zero), *sums), jnp.zeros_like(xs)
+
+    def over_chunk(carry, first, inputs):
+        xs, mask, linked, uncut, *saved = inputs
+        carry, dxs = _run_or_skip(run, skip, carry, xs, mask, linked, uncut, first, *saved)
+        return carry, None, dxs
 
     (adjoint, dstate, dparams), _, dxs = chunks.scan(
         over_chunk,
@@ -318,7 +370,12 @@ def _select(where: Array | None, a: Any, b: Any) -> Any:
 
 def _flipped(tree: Any) -> Any:
     """Every leaf, backwards in time."""
-    return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)
+    return _mapped(jnp.flip, tree, 0)
+
+
+def _mapped(function: Any, tree: Any, axis: Any) -> Any:
+    """`function(leaf, axis)` of every leaf."""
+    return jax.tree.map(lambda a: function(a, axis), tree)
 
 
 def _uncut(plan, size):
@@ -340,22 +397,45 @@ def _admitted(cell, params, state, xs, mask, reset):
     return placement.varying_alike((params, state, xs, mask, linked))
 
 
-def _plan(xs, chunk, store, truncate, compute_dtype):
-    if store not in get_args(Store):
-        raise ValueError(f"`store` must be one of {', '.join(get_args(Store))}, but got {store!r}.")
+def _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype):
+    if store is not None and store not in get_args(Store):
+        raise ValueError(
+            f"`store` must be None or one of {', '.join(get_args(Store))}, but got {store!r}."
+        )
     size, rows = xs.shape[0], math.prod(xs.shape[1:-1])
     if not isinstance(size, int) or not isinstance(rows, int):
         if chunk is not None:
             raise ValueError(
                 "`chunk` must be None where T or *B are symbolic: one chunk serves all."
             )
-        chunk = size
-    elif chunk is not None:
-        chunk = max(1, min(checks.positive("chunk", chunk), size))
-    elif store == "boundaries":
-        chunk = chunks.fit(size, math.isqrt(size))  # T/K + K is least at K = √T
+        store = store or "states"
+        chunk = chunk_alone = size
     else:
-        chunk = chunks.fit(size, CHUNK_ROWS // max(1, rows))
+        few = size * rows <= xs.shape[-1] + state.h.shape[-1]
+        store = store or ("residuals" if few else "states")
+        if chunk is None:
+            drive = jax.tree.leaves(jax.eval_shape(cell.drive, params, xs))
+            chunk, chunk_alone = _chunks(size, max(1, rows), drive, state.h.shape[-1], store, few)
+        else:
+            chunk = chunk_alone = max(1, min(checks.positive("chunk", chunk), size))
     truncate = None if truncate is None else checks.positive("truncate", truncate)
     compute_dtype = None if compute_dtype is None else checks.floating(compute_dtype)
-    return Plan(chunk, store, truncate, compute_dtype)
+    return Plan(chunk, chunk_alone, store, truncate, compute_dtype)
+
+
+def _chunks(size, rows, drive, hidden, store, few):
+    """K with a backward pass to follow, and alone, for B = `rows` and a drive `[T, *B, G]`.
+
+    `few`: all steps together weigh no more than the parameters, so memory is no matter.
+    """
+    width = sum(u.shape[-1] for u in drive)  # G
+    full = max(ROWS, CHUNK_FLOATS // width)
+    if store == "boundaries":
+        # 2 T/K states, and 20 K floats for each row and unit of an LSTM: least at K = √(T/10).
+        steps = min(size**0.5, max(4, (size / 10) ** 0.5, LEAST_ROWS / rows))
+    else:
+        share = size * rows * hidden // (SHARE * width)
+        steps = (full if few else max(LEAST_ROWS, min(full, share))) / rows
+    total = sum(u.size * u.dtype.itemsize for u in drive)
+    alone = size if total <= DRIVE_BYTES else chunks.fit(size, ROWS // rows)
+    return chunks.fit(size, int(steps)), max(1, alone)

@@ -16,7 +16,7 @@ def fit(size: int, aim: int) -> int:
     """
     aim = max(1, min(aim, size))
     near = [k for k in range(-(-aim // 2), min(2 * aim, size) + 1) if size % k == 0]
-    return min(near, key=lambda k: abs(k - aim), default=aim)
+    return min(near, key=lambda k: (abs(k - aim), -k), default=aim)
 
 
 def scan(

@@ -75,7 +75,7 @@ def make_step(
       optimizer: any optax transformation.
       devices: those of this process over which a batch of B sequences is split, as many of them as
         gcd(B, their number), see `jaxrnn.devices.split`. None: all devices, if they are the CPU of
-        a single process. Where one device is left, as with None on GPU, TPU or several hosts,
+        a single process and it pays (`jaxrnn.devices.chosen`). Where one device is left, as with None on GPU, TPU or several hosts,
         nothing is placed; nor are arguments that the caller has placed on several devices.
 
     Returns:
@@ -105,7 +105,8 @@ def make_step(
     def placed_step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
         given = learner, state, batch
         # Not before the first call: to ask for the devices starts JAX.
-        placed = host.split(given, host.cpus() if devices is None else devices)
+        over = host.chosen(learner.params) if devices is None else devices
+        placed = host.split(given, over)
         results = host.run(compiled, placed)
         if placed is not given:
             host.delete((learner, state))  # what was donated may have been a copy

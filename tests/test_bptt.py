@@ -87,6 +87,33 @@ def test_masks_and_resets_equal_plain_loops(cell, reverse):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("truncate", [None, 4])
+@pytest.mark.parametrize("store", AXES["store"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_chunks_without_a_step_are_skipped(cell, store, truncate):
+    """The first chunk, one in the middle and the last two, the tail among them, with NaN inside."""
+    case = problem(cell, 15)
+    live = (
+        steps(0.8, 15, seed=1) & jnp.repeat(jnp.array([0, 1, 0, 1, 1, 0, 0, 0], bool), 2)[:15, None]
+    )
+    case = case._replace(xs=jnp.where(live[..., None], case.xs, jnp.nan))
+    options = {"mask": live, "truncate": truncate}
+    got = value_and_grads(jaxrnn.unroll, cell, case, store=store, chunk=2, **options)
+    assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [(1,), (1, 1), (2, 1)])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_axes_of_one_sequence_are_kept(cell, batch):
+    case = problem(cell, SIZE, batch)
+    options = {"mask": steps(0.7, SIZE, batch, seed=1), "reset": steps(0.3, SIZE, batch, seed=2)}
+    got = value_and_grads(jaxrnn.unroll, cell, case, **options)
+    chex.assert_trees_all_equal_shapes(got[1], case[:3])
+    assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=ALL_CELLS)
 def test_equals_the_dense_product_of_jacobians(cell):
     """λ[t-1] = g[t-1] + J[t]ᵀ λ[t] and Σ M[t]ᵀ λ[t], with J and M as matrices."""

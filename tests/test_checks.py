@@ -123,7 +123,7 @@ WRONG = {
     "another store": (
         {"store": "gates"},
         ValueError,
-        "`store` must be one of states, residuals, boundaries, but got 'gates'",
+        "`store` must be None or one of states, residuals, boundaries, but got 'gates'",
     ),
 }
 
@@ -137,7 +137,7 @@ def test_wrong_arguments(arguments, error, words):
 def test_the_oracle_and_the_step_check_too():
     with pytest.raises(ValueError, match="`mask` must have shape"):
         jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], mask=jnp.ones((3, 7), bool))
-    with pytest.raises(ValueError, match="`store` must be one of"):
+    with pytest.raises(ValueError, match="`store` must be None or one of"):
         jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], store="gates")
     with pytest.raises(ValueError, match="input size I = 4"):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, CASE.xs[0, :, :2])

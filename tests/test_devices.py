@@ -229,6 +229,13 @@ def test_a_step_inside_another_program():
     assert not again.params["w"].is_deleted()
 
 
+@pytest.mark.parametrize(("width", "count"), [(64, 2), (511, 2), (512, 1)])
+def test_wide_matrices_stay_on_one_device(width, count):
+    """A table of many short rows, such as an embedding, is not wide."""
+    params = {"w_hh": np.ones((width, 4 * width)), "table": np.ones((5000, 3)), "b": np.ones(5000)}
+    assert devices.chosen(params) == jax.devices()[:count]
+
+
 def test_no_devices():
     with pytest.raises(ValueError, match="`devices` must have one device at least"):
         train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER, [])

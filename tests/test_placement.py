@@ -15,6 +15,7 @@ from tests.cases import CELLS, loss, problem, steps
 SIZE, BATCH = 7, (4,)
 OPTIONS = {
     "plain": {},
+    "ragged": {"mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 4, 3]), SIZE)},
     "masked": {
         "mask": steps(0.7, SIZE, BATCH, seed=1),
         "reset": steps(0.3, SIZE, BATCH, seed=2),
@@ -112,14 +113,16 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
         assert_close(dstate, expected[1])
 
 
+@pytest.mark.parametrize("name", ["ragged", "masked"])
 @each_cell
-def test_shard_map_with_options(cell):
+def test_shard_map_with_options(cell, name):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
-    mask, reset = OPTIONS["masked"]["mask"], OPTIONS["masked"]["reset"]
+    arrays = {k: v for k, v in OPTIONS[name].items() if isinstance(v, jax.Array)}
+    static = {"chunk": 3} | {k: v for k, v in OPTIONS[name].items() if k not in arrays}
 
-    def shard(params, state, xs, on_hs, on_last, mask, reset):
+    def shard(params, state, xs, on_hs, on_last, arrays):
         part = case._replace(on_hs=on_hs, on_last=on_last)
-        options = {"mask": mask, "reset": reset, "truncate": 3, "chunk": 3}
+        options = static | arrays
         return jax.grad(lambda *args: loss(jaxrnn.unroll, cell, part, *args, **options), (0, 1, 2))(
             params, state, xs
         )
@@ -127,10 +130,10 @@ def test_shard_map_with_options(cell):
     mapped = jax.shard_map(
         shard,
         mesh=make_mesh(AxisType.Auto),
-        in_specs=(*SPECS, TIME_BATCH, P("data"), TIME_BATCH, TIME_BATCH),
+        in_specs=(*SPECS, TIME_BATCH, P("data"), TIME_BATCH),
         out_specs=SPECS,
     )
-    assert_close(jax.jit(mapped)(*case, mask, reset), one_device(cell, case, OPTIONS["masked"]))
+    assert_close(jax.jit(mapped)(*case, arrays), one_device(cell, case, OPTIONS[name]))
 
 
 @each_cell

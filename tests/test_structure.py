@@ -15,6 +15,7 @@ import pytest
 from jax.extend import core
 
 import jaxrnn
+from benchmarks import contest, ours, peers, problem
 from tests.cases import CELLS
 
 STORES = ("states", "residuals", "boundaries")
@@ -122,6 +123,65 @@ def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
 
 
 @each_cell
+def test_a_chunk_without_a_step_holds_no_product(name):
+    """`lax.cond` around a chunk, forward and back, where there is a mask and nothing else can move
+    the state."""
+
+    def conds(**options):
+        cell = CELLS[name]
+        params, state, xs = arguments(cell, INPUTS, HIDDEN, BATCH, SIZE)
+        steps = jax.ShapeDtypeStruct((SIZE, BATCH), bool)
+
+        def loss(params, state, xs, steps):
+            given = {option: steps for option in options}
+            return jaxrnn.unroll(cell, params, state, xs, chunk=CHUNK, **given)[1].sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params, state, xs, steps).jaxpr
+        return [e for e in equations(jaxpr) if e.primitive.name == "cond"]
+
+    forward, back = conds(mask=True)
+    for cond in (forward, back):
+        skip, run = cond.params["branches"]
+        assert count(skip.jaxpr, "dot_general") == 0 < count(run.jaxpr, "dot_general")
+    assert conds() == conds(reset=True) == conds(mask=True, reset=True) == []
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "forward", "back"),
+    [(64, 16, 0, 0), (800, 16, 0, 1), (1500, 16, 1, 1), (1500, 64, 0, 1)],
+    ids=["small", "between", "large", "large, many rows"],
+)
+def test_matrices_are_stored_as_the_loops_multiply_fastest(hidden, batch, forward, back):
+    """Which axis of the matrix the products in the two loops over steps contract; see `for_loop`."""
+    params, state, xs = arguments(jaxrnn.elman, INPUTS, hidden, batch, SIZE)
+
+    def loss(params, state, xs):
+        return jaxrnn.unroll(jaxrnn.elman, params, state, xs, chunk=CHUNK)[1].sum()
+
+    loops = step_loops(jax.make_jaxpr(jax.grad(loss))(params, state, xs).jaxpr)
+    for loop, axis in zip(loops, (forward, back), strict=True):
+        (dot,) = (e for e in equations(body(loop)) if e.primitive.name == "dot_general")
+        (_, contracted), _ = dot.params["dimension_numbers"]
+        assert contracted == (axis,)
+
+
+def test_the_gradient_with_large_matrices():
+    """The way of storing is seen by no result."""
+    cell = jaxrnn.elman
+    params = cell.init(jax.random.key(0), INPUTS, 1500)
+    xs = jax.random.normal(jax.random.key(1), (3, 2, INPUTS))
+
+    def gradient(unroll):
+        def loss(params, xs):
+            return (unroll(cell, params, None, xs, chunk=2)[1] ** 2).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(params, xs)
+
+    expected = gradient(jaxrnn.unroll_autodiff)
+    chex.assert_trees_all_close(gradient(jaxrnn.unroll), expected, rtol=1e-4, atol=1e-4)
+
+
+@each_cell
 def test_the_gates_are_recomputed_only_where_asked(name):
     """Products of a chunk's backward pass outside the loops over steps: dW_ih, dW_hh and dx; with
     "boundaries" the drive once more, with "states" the drive and h W_hh, for all steps at once."""
@@ -180,10 +240,11 @@ def planned(name, size, store, unroll=jaxrnn.unroll, chunk=None):
     ],
 )
 def test_memory_grows_by_what_is_stored(name, store):
-    """Twice the steps: what is stored for each of the 256 more, and no more; with default chunks,
-    128 steps here, the working set is the same."""
+    """Twice the steps: what is stored for each of the 256 more, and no more; the working set is
+    that of a chunk, of 128 steps here, whatever T."""
     per_step = STATE[name] + (RESIDUALS[name] if store == "residuals" else 0)
-    growth = (planned(name, 512, store) - planned(name, 256, store)) / 256
+    twice, once = (planned(name, size, store, chunk=128) for size in (512, 256))
+    growth = (twice - once) / 256
     # And no less than the states, without which there is no gradient: the measure measures.
     assert STATE[name] <= growth <= per_step + SLACK
 
@@ -208,6 +269,31 @@ def test_memory_against_autodiff():
     assert boundaries <= STATE["lstm"] * size / chunk + working_set
     assert autodiff >= AUTODIFF_LSTM * size
     assert boundaries < autodiff / 10  # 12 · 1024 / (2 · 1024/32 + 26 · 32) = 13.7
+
+
+# Flax NNX 0.12 plans 14 T·B·H floats for the LSTM and 11 for the GRU, and the weights':
+# `python -m benchmarks.run --full --contestants jaxrnn,flax-nnx`, bytes of "flax-nnx".
+FLAX = {"lstm": 14, "gru": 11}
+
+
+def compiled_bytes(model, of):
+    return contest.compiled(model, of.xs, ("gradient",)).programs["gradient"].temporary_bytes
+
+
+@pytest.mark.parametrize("shape", [s for s in problem.GRID if s.T >= 128], ids=str)
+@pytest.mark.parametrize("name", FLAX)
+def test_default_memory_is_a_third_of_flax(name, shape):
+    of = problem.make(name, shape)
+    unit = 4 * shape.T * shape.B * shape.H
+    assert compiled_bytes(ours.model(of), of) <= 0.35 * FLAX[name] * unit
+
+
+@pytest.mark.parametrize("shape", problem.GRID, ids=str)
+@each_cell
+def test_boundaries_take_less_than_checkpointed_steps(name, shape):
+    of = problem.make(name, shape)
+    rival = peers.MODELS["checkpoint"](of)
+    assert compiled_bytes(ours.model(of, store="boundaries"), of) < compiled_bytes(rival, of)
 
 
 @each_cell

@@ -17,8 +17,8 @@ at once, and only the recursion itself is left to run backwards, one step at a t
     J[t]ᵀ λ[t] = state_vjp(θᵀ, lin[t], λ[t])                                                 (4)
     Σ M[t]ᵀ λ[t], dx = param_vjp(θᵀ, x, s[t-1], lin, λ)                                      (5)
 
-θᵀ stands for the parameters with every matrix transposed (`transposed`): the engine writes the
-transposes out once, outside the loop, where a product with them is as fast as a forward one.
+θᵀ stands for the parameters with every matrix transposed (`transposed`): a cell multiplies by them
+with `matmul`, and the engine chooses how they are stored (`for_loop`).
 
 Axes: T time, *B any number of batch axes, I input, H hidden, G = gates × H. Vectors are rows, so
 products read `x @ w_ih` and `h @ w_hh`.
@@ -77,9 +77,48 @@ class Cell(NamedTuple):
     read_ahead: bool = False
 
 
+# Bytes. A matrix below the first size is multiplied faster by few rows where its own rows are summed
+# over, one above the second, which outgrows the cache, where its columns are.
+SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
+
+
+class Transposed(NamedTuple):
+    """A matrix `[K, M]` that is stored as its transpose, `of [M, K]`."""
+
+    of: Array
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.of.dtype
+
+
 def transposed(params: Any) -> Any:
-    """The parameters with every matrix transposed, vectors as they are: θᵀ of (4) and (5)."""
-    return jax.tree.map(lambda p: p.T if p.ndim == 2 else p, params)
+    """The parameters with every matrix transposed, vectors as they are: θᵀ of (4) and (5).
+
+    Nothing is moved: the matrices are `Transposed`.
+    """
+    return jax.tree.map(lambda p: Transposed(p) if p.ndim == 2 else p, params)
+
+
+def for_loop(params: Any, rows: Any) -> Any:
+    """The same parameters, stored as so many rows at a time are multiplied fastest by them.
+
+    Summing over the rows of a matrix is up to 1.7 times as fast on a CPU while it is small (H = 64,
+    B = 16: 65 against 38 GFLOP/s), over its columns up to twice as fast once it outgrows the cache
+    (H = 1024, B = 32: 112 against 66), unless there are many rows. A matrix that is stored the other
+    way is then copied, once, outside the loop.
+    """
+    few = isinstance(rows, int) and rows < FEW_ROWS
+
+    def size(p: Array) -> int:
+        return p.size * p.dtype.itemsize
+
+    def stored(p: Array | Transposed) -> Array | Transposed:
+        if isinstance(p, Transposed):
+            return p.of.T if size(p.of) < SMALL else p
+        return Transposed(p.T) if p.ndim == 2 and size(p) >= LARGE and few else p
+
+    return jax.tree.map(stored, params, is_leaf=lambda p: isinstance(p, Transposed))
 
 
 def matrices_in(params: Any, dtype: DTypeLike | None) -> Any:
@@ -92,15 +131,18 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N M"]:
+def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"] | Transposed) -> Float[Array, "*N M"]:
     """`a @ w` in the dtype of `a`: multiplied in that of `w`, accumulated in float32 or wider.
 
     So the dtype of the matrices is that of the products: the engine casts them, and nothing else,
     for mixed precision.
     """
-    contracted = (((a.ndim - 1,), (0,)), ((), ()))
+    matrix, axis = (w.of, 1) if isinstance(w, Transposed) else (w, 0)
     product = lax.dot_general(
-        a.astype(w.dtype), w, contracted, preferred_element_type=wide(w.dtype)
+        a.astype(w.dtype),
+        matrix,
+        (((a.ndim - 1,), (axis,)), ((), ())),
+        preferred_element_type=wide(w.dtype),
     )
     return product.astype(a.dtype)
 
