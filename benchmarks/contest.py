@@ -23,6 +23,8 @@ class Program(NamedTuple):
     call: Callable[[], Any]
     temporary_bytes: int | None = None
     compile_seconds: float | None = None
+    text: str = ""
+    """The optimised HLO of a JAX program."""
 
 
 class Contestant(NamedTuple):
@@ -71,7 +73,7 @@ def compile(function: Callable[..., Any], *arguments: Any) -> Program:
     seconds = time.perf_counter() - began
     memory = program.memory_analysis()
     size = None if memory is None else devices * memory.temp_size_in_bytes
-    return Program(lambda: program(*arguments), size, seconds)
+    return Program(lambda: program(*arguments), size, seconds, program.as_text() or "")
 
 
 def difference(contestant: Contestant, reference: Contestant) -> float:

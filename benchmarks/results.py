@@ -67,7 +67,10 @@ def value(point: dict[str, Any], name: str, kind: str, field: str = "ms") -> flo
 def ratio(point: dict[str, Any], comparison: Comparison, kind: str) -> float | None:
     """Ours by the best of the others, below 1 where ours is better; None if either is missing."""
     ours = value(point, comparison.ours, kind, comparison.field)
-    others = [value(point, other, kind, comparison.field) for other in comparison.others]
+    unlike = {name for name, record in point["contestants"].items() if record.get("unlike")}
+    # Who solves another equation is no measure, unless ours does too.
+    equals = [o for o in comparison.others if o not in unlike or comparison.ours in unlike]
+    others = [value(point, other, kind, comparison.field) for other in equals]
     others = [other for other in others if other]
     return ours / min(others) if ours is not None and others else None
 

@@ -1,7 +1,8 @@
 """Times jaxrnn and its peers, whole gradient and forward alone, on the same problems.
 
     python -m benchmarks.run                    two shapes, the main peers: under three minutes
-    python -m benchmarks.run --full             the whole grid, everyone
+    python -m benchmarks.run --full             the whole grid, everyone in float32
+    python -m benchmarks.run --bfloat16         two shapes, ours and PyTorch in both dtypes
     python -m benchmarks.run --full --ragged    jaxrnn with lengths, and without
     python -m benchmarks.run --full --resets    jaxrnn with resets, and without
     python -m benchmarks.run --points 300,8,32,96 --cell gru --contestants jaxrnn,pytorch
@@ -27,6 +28,8 @@ from jaxrnn import devices
 MAIN = ("jaxrnn", "jaxrnn-cores", "flax-nnx", "scan-hoisted", "checkpoint", "pytorch")
 VARIANTS = {"ragged": ours.make_ragged, "resets": ours.make_resets}
 EVERYONE = (*ours.CONTESTANTS, *peers.MODELS, *native.CONTESTANTS)
+IN_BFLOAT16 = tuple(name for name in EVERYONE if name.endswith("-bfloat16"))
+IN_FLOAT32 = tuple(name for name in EVERYONE if name not in IN_BFLOAT16)
 
 # In quick mode a point's rounds take at most as long per kind, from the fifth on.
 QUICK_SECONDS = 5.0
@@ -50,7 +53,7 @@ def compare(
         for name, contestant in contestants.items()
     }
     for name in records:
-        if name.endswith("-bfloat16"):
+        if name in IN_BFLOAT16:
             error = contest.gradient_error(contestants[name], ours.make(of))
             records[name] |= dict(zip(("cosine", "error"), error, strict=True))
     peaks = {}
@@ -200,6 +203,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         variants.add_argument(
             f"--{variant}", dest="variant", action="store_const", const=variant, help=words
         )
+    variants.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="with products in bfloat16, and without; very slow where the processor has none",
+    )
     parser.add_argument("--cell", type=_names(cells), default=cells, help="such as lstm,gru")
     parser.add_argument("--points", type=_shapes, help='T,B,I,H, such as "25,16,512,512 9,2,3,4"')
     parser.add_argument("--contestants", type=_names(EVERYONE), help=", ".join(EVERYONE))
@@ -211,13 +219,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     variant, full = arguments.variant, arguments.full
     arguments.variant = variant = variant or ""
     if arguments.contestants is None:
-        arguments.contestants = (
-            ["jaxrnn", f"jaxrnn-{variant}"] if variant else list(EVERYONE if full else MAIN)
-        )
+        names = IN_FLOAT32 if full else MAIN
+        names = ("jaxrnn", "pytorch", *IN_BFLOAT16) if arguments.bfloat16 else names
+        arguments.contestants = ["jaxrnn", f"jaxrnn-{variant}"] if variant else list(names)
     arguments.points = arguments.points or (problem.GRID if full else problem.QUICK)
     if arguments.seconds is None:
         arguments.seconds = math.inf if full else QUICK_SECONDS
-    name = "-".join(["full" if full else "quick", *([variant] if variant else [])])
+    kind = "bfloat16" if arguments.bfloat16 else variant
+    name = "-".join(["full" if full else "quick", *([kind] if kind else [])])
     arguments.out = arguments.resume or arguments.out or Path("runs/benchmarks") / f"{name}.json"
     return arguments
 

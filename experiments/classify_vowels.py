@@ -24,13 +24,19 @@ class ClassifierParams(NamedTuple):
     readout: layers.DenseParams
 
 
-def logits_of(cell: jaxrnn.Cell, params: ClassifierParams, xs: Array, lengths: Array) -> Array:
+def logits_of(
+    cell: jaxrnn.Cell,
+    params: ClassifierParams,
+    xs: Array,
+    lengths: Array,
+    compute_dtype: str | None = None,
+) -> Array:
     """`xs [T, B, I]` and `lengths [B]` to logits `[B, classes]`.
 
     A masked step copies the state, so the last state is that after each series' own last step.
     """
     mask = jaxrnn.lengths_to_mask(lengths, xs.shape[0])
-    last, _ = jaxrnn.unroll(cell, params.cell, None, xs, mask=mask)
+    last, _ = jaxrnn.unroll(cell, params.cell, None, xs, mask=mask, compute_dtype=compute_dtype)
     return layers.dense(params.readout, last.h)
 
 
@@ -51,7 +57,7 @@ def train(config: schema.Classify, run: Run, console: Console) -> dict[str, floa
     )
 
     def loss_fn(params: ClassifierParams, state: Any, batch: Any) -> tuple[Array, Any]:
-        logits = logits_of(cell, params, batch.xs, batch.lengths)
+        logits = logits_of(cell, params, batch.xs, batch.lengths, config.model.compute_dtype)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return jnp.mean(cross_entropy(logits, batch.labels)), state
 

@@ -31,7 +31,11 @@ def init(
     )
 
 
-def make_loss(cell: jaxrnn.Cell, reduction: Any = losses.masked_mean) -> Any:
+def make_loss(
+    cell: jaxrnn.Cell,
+    reduction: Any = losses.masked_mean,
+    compute_dtype: str | None = None,
+) -> Any:
     """`(params, state, (ids, labels, mask)) -> (loss in nats, state)`, each `[T, B]`."""
 
     def loss(
@@ -42,7 +46,9 @@ def make_loss(cell: jaxrnn.Cell, reduction: Any = losses.masked_mean) -> Any:
         ids, labels, mask = batch
         xs = layers.embed(params.embedding, ids)
         # Windows are short, so memory is no matter: keep the gates, and save their recomputation.
-        state, hs = jaxrnn.unroll(cell, params.cell, state, xs, store="residuals")
+        state, hs = jaxrnn.unroll(
+            cell, params.cell, state, xs, store="residuals", compute_dtype=compute_dtype
+        )
         logits = layers.dense(params.readout, hs)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return reduction(cross_entropy, logits, labels, mask), state

@@ -13,6 +13,8 @@ Rate = Annotated[float, Meta(gt=0)]
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     cell: Literal["elman", "lstm", "gru"]
     hidden_size: Positive
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That of the cell's matrix products in training; all else, and evaluation, is float32."""
 
 
 class Optimizer(Struct, frozen=True, forbid_unknown_fields=True):

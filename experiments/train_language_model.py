@@ -52,7 +52,7 @@ def train(config: schema.LanguageModel, run: Run, console: Console) -> dict[str,
         config.evaluations,
         params,
         training.Task(
-            loss_fn=language_model.make_loss(cell),
+            loss_fn=language_model.make_loss(cell, compute_dtype=config.model.compute_dtype),
             batches=_epochs(windows, zeros),
             evaluate=_evaluator(cell, data.encode(vocabulary, held_out)),
             per_step=batch_size * config.window,

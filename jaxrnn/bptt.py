@@ -31,7 +31,7 @@ so that NaN in a masked input stays there.
 """
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,28 +41,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrnn import checks, chunks, placement
 from jaxrnn.cells.base import Cell, for_loop, matrices_in, transposed, wide
-
-Store = Literal["states", "residuals", "boundaries"]
-
-# The steps that are linearized at once, K. With few rows (K·B) the products outside the loops lose
-# efficiency: the drive of a chunk should have as many floats. With many rows their results outgrow
-# the cache, and the chunk's working set, about 5 floats for each float of the drive, is all the
-# memory beside the states: so no chunk has more than its share of the sequence.
-CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
-
-# Where nothing is stored for a backward pass, one chunk is fastest while the drive of all steps fits
-# into the cache.
-DRIVE_BYTES = 2**23
-
-
-class Plan(NamedTuple):
-    """How to run: all that is static. See `unroll`."""
-
-    chunk: int
-    chunk_alone: int
-    store: Store
-    truncate: int | None
-    compute_dtype: Any
+from jaxrnn.plan import Store, make_plan
 
 
 def unroll(
@@ -100,9 +79,9 @@ def unroll(
         the order of the run: a reset step starts from `state` and goes on to the step before it.
       truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT with
         windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
-      chunk: K, the steps that are linearized at once, 1 ≤ K; default: 64 to 512 rows K·B and about
-        20 chunks, or K between √(T/10) and √T for `store="boundaries"`. It changes speed and
-        memory, not the result.
+      chunk: K, the steps that are linearized at once, 1 ≤ K; default: as many as the products are
+        fastest with, but for "states" no more than a share of T (an LSTM's is a twentieth), and for
+        "boundaries" between √(T/10) and √T. It changes speed and memory, not the result.
       store: what the forward pass keeps, per step, for the backward one. "states": the states,
         and the gates are computed again, in parallel over time. "residuals": the gates too; less
         arithmetic, more memory. "boundaries": only each chunk's first state; every chunk is run
@@ -123,10 +102,10 @@ def unroll(
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    plan = _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
+    plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     if reverse:
         xs, mask, linked = _flipped((xs, mask, linked))
-    # An axis of size 1 costs XLA:CPU time and a copy: the layouts it chooses are not those of a vector.
+    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the inputs.
     ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
     after_time = tuple(axis + 1 for axis in ones)
     state = _mapped(jnp.squeeze, state, ones)
@@ -164,7 +143,7 @@ def unroll_autodiff(
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
     params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
-    plan = _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
+    plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     uncut = _uncut(plan, xs.shape[0])
     params = matrices_in(params, plan.compute_dtype)
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
@@ -395,47 +374,3 @@ def _admitted(cell, params, state, xs, mask, reset):
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
     return placement.varying_alike((params, state, xs, mask, linked))
-
-
-def _plan(cell, params, state, xs, chunk, store, truncate, compute_dtype):
-    if store is not None and store not in get_args(Store):
-        raise ValueError(
-            f"`store` must be None or one of {', '.join(get_args(Store))}, but got {store!r}."
-        )
-    size, rows = xs.shape[0], math.prod(xs.shape[1:-1])
-    if not isinstance(size, int) or not isinstance(rows, int):
-        if chunk is not None:
-            raise ValueError(
-                "`chunk` must be None where T or *B are symbolic: one chunk serves all."
-            )
-        store = store or "states"
-        chunk = chunk_alone = size
-    else:
-        few = size * rows <= xs.shape[-1] + state.h.shape[-1]
-        store = store or ("residuals" if few else "states")
-        if chunk is None:
-            drive = jax.tree.leaves(jax.eval_shape(cell.drive, params, xs))
-            chunk, chunk_alone = _chunks(size, max(1, rows), drive, state.h.shape[-1], store, few)
-        else:
-            chunk = chunk_alone = max(1, min(checks.positive("chunk", chunk), size))
-    truncate = None if truncate is None else checks.positive("truncate", truncate)
-    compute_dtype = None if compute_dtype is None else checks.floating(compute_dtype)
-    return Plan(chunk, chunk_alone, store, truncate, compute_dtype)
-
-
-def _chunks(size, rows, drive, hidden, store, few):
-    """K with a backward pass to follow, and alone, for B = `rows` and a drive `[T, *B, G]`.
-
-    `few`: all steps together weigh no more than the parameters, so memory is no matter.
-    """
-    width = sum(u.shape[-1] for u in drive)  # G
-    full = max(ROWS, CHUNK_FLOATS // width)
-    if store == "boundaries":
-        # 2 T/K states, and 20 K floats for each row and unit of an LSTM: least at K = √(T/10).
-        steps = min(size**0.5, max(4, (size / 10) ** 0.5, LEAST_ROWS / rows))
-    else:
-        share = size * rows * hidden // (SHARE * width)
-        steps = (full if few else max(LEAST_ROWS, min(full, share))) / rows
-    total = sum(u.size * u.dtype.itemsize for u in drive)
-    alone = size if total <= DRIVE_BYTES else chunks.fit(size, ROWS // rows)
-    return chunks.fit(size, int(steps)), max(1, alone)

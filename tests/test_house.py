@@ -28,14 +28,15 @@ FLOORS = {
     "jaxrnn.cells.lstm": 2,
     "jaxrnn.checks": 2,
     "jaxrnn.losses": 2,
-    "jaxrnn.bptt": 3,  # engines, that know no cell
-    "jaxrnn.windows": 3,
-    "jaxrnn.layers": 4,
-    "jaxrnn.train": 5,
-    "jaxrnn": 6,  # the public names
+    "jaxrnn.plan": 3,
+    "jaxrnn.bptt": 4,  # engines, that know no cell
+    "jaxrnn.windows": 4,
+    "jaxrnn.layers": 5,
+    "jaxrnn.train": 6,
+    "jaxrnn": 7,  # the public names
 }
 # Beyond the floors: an engine takes any cell, so it knows none.
-ENGINES = {"jaxrnn.bptt", "jaxrnn.windows"}
+ENGINES = {"jaxrnn.bptt", "jaxrnn.plan", "jaxrnn.windows"}
 CELLS = {"jaxrnn.cells.elman", "jaxrnn.cells.gru", "jaxrnn.cells.lstm"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}

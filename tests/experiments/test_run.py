@@ -70,6 +70,21 @@ def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_ru
     assert len(sample) == 40 and sample in TEXT
 
 
+def test_products_in_bfloat16():
+    """The cell's alone: the readout, and all that is not a product, stay in float32."""
+    cell = jaxrnn.gru
+    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    ids = jnp.zeros((6, 2), int)
+
+    def products(compute_dtype):
+        loss = language_model.make_loss(cell, compute_dtype=compute_dtype)
+        text = str(jax.make_jaxpr(loss)(params, None, (ids, ids, ids == 0)))
+        return text.count("preferred_element_type=float32"), text.count(":bf16[6,2,3]")
+
+    assert products("bfloat16")[1] and not products("float32")[1]
+    assert products("bfloat16")[0] == products("float32")[0]
+
+
 def test_generation_goes_on_from_the_prompt(language_run, capsys):
     arguments = [str(language_run), "--prompt", "cdab", "--temperature", "0.5"]
     for length in (0, 3, 64, 150):  # none, part of a piece, a piece, more
