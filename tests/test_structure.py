@@ -122,6 +122,23 @@ def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
     assert (HIDDEN, GATES[name] * HIDDEN) in carried(back)
 
 
+@each_store
+@each_cell
+def test_the_program_does_not_grow_with_the_sequence(name, store):
+    """So neither does the time to compile it."""
+    cell = CELLS[name]
+
+    def operations(size):
+        params, _, xs = arguments(cell, INPUTS, HIDDEN, BATCH, size)
+
+        def loss(params, xs):
+            return jaxrnn.unroll(cell, params, None, xs, store=store, chunk=CHUNK)[1].sum()
+
+        return len(list(equations(jax.make_jaxpr(jax.grad(loss))(params, xs).jaxpr)))
+
+    assert operations(10 * CHUNK) == operations(10_000 * CHUNK)
+
+
 @each_cell
 def test_a_chunk_without_a_step_holds_no_product(name):
     """`lax.cond` around a chunk, forward and back, where there is a mask and nothing else can move

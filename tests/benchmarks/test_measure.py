@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import contest, measure, ours, plot, problem, results, run
+from benchmarks import contest, measure, operations, ours, plot, problem, report, results, run
 
 
 class Clock:
@@ -114,6 +114,33 @@ def test_ratios_are_to_the_best_of_the_others():
     assert summary.by_cell == pytest.approx({"lstm": 0.5, "gru": 2.0})
 
 
+def test_who_solves_another_equation_is_no_measure():
+    one = point(jaxrnn=10, jaxrnn_bfloat16=5, scan=40, haiku=1, pytorch_bfloat16=20)
+    for name in ("haiku", "jaxrnn-bfloat16", "pytorch-bfloat16"):
+        one["contestants"][name]["unlike"] = "something else"
+    found = {s.comparison.label: s.mean for s in results.summaries([one])}
+    assert found["best JAX peer"] == pytest.approx(10 / 40)
+    assert found["PyTorch, both in bfloat16"] == pytest.approx(5 / 20)
+
+
+def test_the_report_has_a_row_per_point():
+    points = [point(cell=cell, jaxrnn=10, scan=40, pytorch=30) for cell in ("lstm", "gru")]
+    facts = {"cores": 2, "processor": "P", "python": "3", "versions": {"jax": "1.0"}}
+    found = {"machine": facts, "points": [p | {"rounds": 9} for p in points]}
+    text = "\n".join(report.lines(found, "make bench"))
+    assert text.count("| 7 3 4 5 | 10 |  |  |  | 0.25 | 0.33 |") == 2
+    assert "## lstm" in text and "## gru" in text and "jax 1.0" in text and "`make bench`" in text
+
+
+def test_a_program_s_time_by_operation():
+    of = problem.make("elman", problem.Shape(50, 2, 3, 4))
+    program = ours.make(of).programs["gradient"]
+    found = operations.operations(program.call, program.text)
+    products = [o for o in found if "dot_general" in o.source]
+    assert [o.runs for o in products] == [2] * 4  # two chunks: the drive, dW_ih, dW_hh and dx
+    assert all(o.milliseconds > 0 for o in products)
+
+
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
     path, facts = tmp_path / "a" / "run.json", {"cores": 2}
     found = results.start(path, facts, "", resume=False)
@@ -159,5 +186,8 @@ def test_options():
     assert chosen.points == [problem.Shape(9, 2, 3, 4), problem.Shape(5, 1, 1, 2)]
     assert chosen.cell == ["gru"]
     assert run.parse(["--ragged"]).contestants == ["jaxrnn", "jaxrnn-ragged"]
+    mixed = run.parse(["--bfloat16"])
+    assert mixed.contestants == ["jaxrnn", "pytorch", "jaxrnn-bfloat16", "pytorch-bfloat16"]
+    assert not any("bfloat16" in name for name in chosen.contestants)
     with pytest.raises(SystemExit):
         run.parse(["--ragged", "--resets"])
