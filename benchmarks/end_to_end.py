@@ -168,7 +168,7 @@ def pytorch(job: Job, single_bias: bool = False) -> Step:
       single_bias: keep the second bias as it was. PyTorch's two biases are added up, and trained
         both, they learn twice as fast as one.
     """
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(devices.cores())
     cell = job.settings.model.cell
     table, (w, b) = (torch.tensor(np.asarray(job.params.embedding)), job.params.readout)
     embedding = torch.nn.Embedding.from_pretrained(table, freeze=False)

@@ -1,7 +1,6 @@
 """How to compare: contestants in turn, many rounds, medians and their spread."""
 
 import math
-import os
 import platform
 import statistics
 import time
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxrnn import devices
 
 # One turn of a contestant lasts about as long, in as many calls as fit: a clock's tick and the
 # threads of the contestant before, which spin on for a moment, then weigh little.
@@ -102,18 +103,11 @@ def geometric_mean(ratios: Iterable[float]) -> float:
     return statistics.geometric_mean(ratios) if ratios else math.nan
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on and with."""
     return {
         "processor": _processor(),
-        "cores": cores(),
+        "cores": devices.cores(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import contest, measure
+from benchmarks import contest
 from benchmarks.problem import GATES, Problem
+from jaxrnn import devices
 
 
 def pytorch(of: Problem) -> contest.Contestant:
     """`torch.nn.RNN`, `LSTM` or `GRU`, time-major, as many threads as cores."""
     import torch
 
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(devices.cores())
     rnn = torch_rnn(of.cell, of.params)
     xs = torch.tensor(np.asarray(of.xs), requires_grad=True)
     params = list(rnn.parameters())
@@ -107,7 +108,7 @@ def onnxruntime(of: Problem) -> contest.Contestant:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = measure.cores()
+    options.intra_op_num_threads = devices.cores()
     # Threads that spin on after a run would take a core from whoever comes next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(

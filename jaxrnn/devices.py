@@ -30,6 +30,13 @@ WIDE = 512
 ONE_IN_FLIGHT = threading.RLock()
 
 
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have fewer than the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def one_per_core() -> None:
     """Makes JAX's CPU one device per core that this process may use; call it before JAX is used.
 
@@ -44,10 +51,8 @@ def one_per_core() -> None:
     number = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if by_flag or number != -1:  # its default: JAX chooses
         return
-    own = hasattr(os, "sched_getaffinity")  # Linux: a container may have fewer than the machine
-    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the backend is up, and its devices are what they are
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())
 
 
 def chosen(params: Any) -> Sequence[Any]:
