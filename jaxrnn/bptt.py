@@ -211,11 +211,12 @@ def _outputs_and_saved(cell, plan, params, state, xs, mask, linked):
 def _forward(cell, plan, params, state, xs, mask, linked):
     """(1), chunk by chunk: ((s[T], hs), what the backward pass needs)."""
     params = matrices_in(params, plan.compute_dtype)
+    in_loop = for_loop(params, math.prod(xs.shape[1:-1]))
     keep, keep_res = plan.store != "boundaries", plan.store == "residuals"
 
     def over_chunk(first, _, inputs):
         def run(first, *inputs):
-            return _run(cell, params, state, first, *inputs, keep_res=keep_res)
+            return _run(cell, params, in_loop, state, first, *inputs, keep_res=keep_res)
 
         def skip(first, xs, mask, linked):
             del mask, linked
@@ -245,10 +246,9 @@ def _run_or_skip(run, skip, carry, xs, mask, linked, *inputs):
     return lax.cond(jnp.any(mask), run, skip, carry, xs, mask, linked, *inputs)
 
 
-def _run(cell, params, initial, first, xs, mask, linked, *, keep_res):
+def _run(cell, params, in_loop, initial, first, xs, mask, linked, *, keep_res):
     """One chunk of the forward pass from the state `first`: the last state, all states and res."""
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
-    in_loop = for_loop(params, math.prod(xs.shape[1:-1]))
 
     def over_step(before, inputs):
         u, m, linked = inputs
@@ -281,7 +281,9 @@ def _backward(cell, plan, saved, cotangents):
         adjoint, dstate, dparams = carry
         # All that does not depend on λ, for the whole chunk at once.
         if plan.store == "boundaries":
-            _, states, res = _run(cell, params, state, first, xs, mask, linked, keep_res=True)
+            _, states, res = _run(
+                cell, params, params, state, first, xs, mask, linked, keep_res=True
+            )
         xs = _select(mask, xs, jnp.zeros_like(xs))
         befores = jax.tree.map(lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states)
         befores = _select(linked, befores, state)  # (4)
