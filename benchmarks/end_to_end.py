@@ -74,7 +74,7 @@ def make_job(cell: str) -> Job:
 
 
 def ours(job: Job, number: int = 1, without_b_hn: bool = False) -> Step:
-    """As `experiments` trains, on this number of devices; `without_b_hn` leaves the GRU's at zero."""
+    """As `experiments` trains, on so many devices; `without_b_hn` leaves the GRU's at zero."""
     value_and_grad = jax.value_and_grad(language_model.make_loss(job.cell), has_aux=True)
 
     def frozen(params, state, batch):

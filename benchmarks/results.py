@@ -35,8 +35,9 @@ class Comparison(NamedTuple):
     field: str = "ms"
 
 
-JAX_PEERS = tuple(
-    "flax-nnx flax-linen haiku equinox keras scan scan-hoisted checkpoint checkpoint-hoisted".split()
+JAX_PEERS = (
+    *("flax-nnx", "flax-linen", "haiku", "equinox", "keras"),
+    *("scan", "scan-hoisted", "checkpoint", "checkpoint-hoisted"),
 )
 COMPARISONS = (
     Comparison("best JAX peer", "jaxrnn", JAX_PEERS),

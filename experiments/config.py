@@ -48,8 +48,8 @@ def load(cls: Any, path: str | os.PathLike[str], overrides: Sequence[str] = ()) 
     Args:
       cls: a `msgspec.Struct`, or a union of tagged ones.
       path: a TOML file, or a `.json` file written from `dump_json`.
-      overrides: `key=value` each, the key dotted (`optimizer.steps=100`), later ones winning. The value
-        is read as TOML where it is TOML (`3`, `true`, `[1, 2]`), and is a string otherwise; a
+      overrides: `key=value` each, the key dotted (`optimizer.steps=100`), later ones winning. The
+        value is read as TOML where it is TOML (`3`, `true`, `[1, 2]`), and is a string otherwise; a
         string that looks like something else is quoted as in TOML: `data.path='"42"'`.
 
     Returns:

@@ -371,7 +371,7 @@ def _uncut(plan, size):
 
 
 def _admitted(cell, params, state, xs, mask, reset):
-    """The arguments checked, as arrays placed alike; for `reset`: is a step linked with the last?"""
+    """The arguments checked, as arrays placed alike; for `reset`: is a step linked to the last?"""
     params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset

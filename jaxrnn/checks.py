@@ -93,7 +93,7 @@ def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
 
 
 def same_state(got: Any, expected: Any, made: str) -> None:
-    """Raises unless the state has the structure, shapes and dtypes of `expected`, `made` by whom."""
+    """Raises unless the state has the structure, shapes, dtypes of `expected`, `made` by whom."""
     if jax.tree.structure(got) != jax.tree.structure(expected):
         raise TypeError(
             f"`state` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "

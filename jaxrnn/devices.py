@@ -22,8 +22,12 @@ from jax.sharding import PartitionSpec as P
 # mesh was placed by the caller.
 AXIS = "jaxrnn.devices"
 
-# Units. From here on the products of one step fill all cores by themselves.
-WIDE = 512
+# Floats of a matrix. From here on the products of one step occupy all cores by themselves, or a
+# core's share of the rows is no longer worth reading the matrix for: with 2 cores, B = 16 to 64, a
+# split of the LSTM of 256 units (as many floats) took 1.03 to 1.18 times as long, of smaller ones
+# and of the GRU of 256 units mostly less (`python -m benchmarks.run --points "150,16,256,256
+# 150,16,128,128" --contestants jaxrnn,jaxrnn-cores`).
+LARGE = 2**18
 
 # Held by a program that spans CPU devices until its results are there. Reentrant, for one may be
 # traced inside another.
@@ -58,15 +62,16 @@ def one_per_core() -> None:
 def chosen(params: Any) -> Sequence[Any]:
     """All devices where they are the CPU of a single process and a split pays; else the first.
 
-    It pays until the products of one step fill all cores by themselves: until the narrower side of
-    the largest matrix, `[H, G]`, is `WIDE`.
+    It pays until the largest of the matrices `[H, G]` has `LARGE` floats. No cell's matrix is wider
+    than G = 4 H, so of a longer one, such as an embedding's table, only so much counts.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu" or jax.process_count() > 1:
         return devices[:1]
     shapes = [np.shape(p) for p in jax.tree.leaves(params)]
-    width = max((min(shape) for shape in shapes if len(shape) == 2), default=0)
-    return devices if width < WIDE else devices[:1]
+    sides = [sorted(shape) for shape in shapes if len(shape) == 2]
+    largest = max((short * min(long, 4 * short) for short, long in sides), default=0)
+    return devices if largest < LARGE else devices[:1]
 
 
 def split(arguments: tuple[Any, Any, Any], devices: Sequence[Any]) -> tuple[Any, Any, Any]:

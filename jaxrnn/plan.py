@@ -19,8 +19,8 @@ Store = Literal["states", "residuals", "boundaries"]
 # memory beside the states: so no chunk has more than its share of the sequence.
 CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
 
-# Where nothing is stored for a backward pass, one chunk is fastest while the drive of all steps fits
-# into the cache.
+# Where nothing is stored for a backward pass, one chunk is fastest while the drive of all steps
+# fits into the cache.
 DRIVE_BYTES = 2**23
 
 

@@ -75,8 +75,9 @@ def make_step(
       optimizer: any optax transformation.
       devices: those of this process over which a batch of B sequences is split, as many of them as
         gcd(B, their number), see `jaxrnn.devices.split`. None: all devices, if they are the CPU of
-        a single process and it pays (`jaxrnn.devices.chosen`). Where one device is left, as with None on GPU, TPU or several hosts,
-        nothing is placed; nor are arguments that the caller has placed on several devices.
+        a single process and it pays (`jaxrnn.devices.chosen`). Where one device is left, as with
+        None on GPU, TPU or several hosts, nothing is placed; nor are arguments that the caller has
+        placed on several devices.
 
     Returns:
       The step. `state` is of the kind that `loss_fn` returns; None only if it returns None. Raises

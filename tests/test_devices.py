@@ -229,10 +229,16 @@ def test_a_step_inside_another_program():
     assert not again.params["w"].is_deleted()
 
 
-@pytest.mark.parametrize(("width", "count"), [(64, 2), (511, 2), (512, 1)])
-def test_wide_matrices_stay_on_one_device(width, count):
-    """A table of many short rows, such as an embedding, is not wide."""
-    params = {"w_hh": np.ones((width, 4 * width)), "table": np.ones((5000, 3)), "b": np.ones(5000)}
+@pytest.mark.parametrize(
+    ("units", "gates", "count"), [(64, 4, 2), (255, 4, 2), (256, 4, 1), (256, 3, 2), (512, 1, 1)]
+)
+def test_large_matrices_stay_on_one_device(units, gates, count):
+    """A table of many short rows, such as an embedding, is not large."""
+    params = {
+        "w_hh": np.ones((units, gates * units)),
+        "table": np.ones((10**5, 3)),
+        "b": np.ones(10**6),
+    }
     assert devices.chosen(params) == jax.devices()[:count]
 
 

@@ -308,7 +308,7 @@ def test_the_gradient_explodes():
 
 @each_activation
 def test_truncation_leaves_the_recent_terms(name):
-    """The second remedy: of y[T] with windows of k steps, k dividing T, the first k terms of (2)."""
+    """The second remedy: of y[T], with windows of k steps dividing T, the first k terms of (2)."""
     xs, w = XS[:6], Scalars()
     for k in (1, 2, 3, 6):
         got = jax.jit(jax.grad(lambda w, k=k: outputs(name, w, jnp.asarray(xs), truncate=k)[-1]))(w)

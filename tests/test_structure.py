@@ -169,7 +169,7 @@ def test_a_chunk_without_a_step_holds_no_product(name):
     ids=["small", "between", "large", "large, many rows"],
 )
 def test_matrices_are_stored_as_the_loops_multiply_fastest(hidden, batch, forward, back):
-    """Which axis of the matrix the products in the two loops over steps contract; see `for_loop`."""
+    """Which axis of the matrix the products in the loops over steps contract; see `for_loop`."""
     params, state, xs = arguments(jaxrnn.elman, INPUTS, hidden, batch, SIZE)
 
     def loss(params, state, xs):

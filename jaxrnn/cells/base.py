@@ -77,8 +77,8 @@ class Cell(NamedTuple):
     read_ahead: bool = False
 
 
-# Bytes. A matrix below the first size is multiplied faster by few rows where its own rows are summed
-# over, one above the second, which outgrows the cache, where its columns are.
+# Bytes. A matrix below the first size is multiplied faster by few rows where its own rows are
+# summed over, one above the second, which outgrows the cache, where its columns are.
 SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
 
 
@@ -103,8 +103,8 @@ def transposed(params: Any) -> Any:
 def for_loop(params: Any, rows: Any) -> Any:
     """The same parameters, stored as so many rows at a time are multiplied fastest by them.
 
-    Of two cores' GFLOP/s for B = 16 to 32 rows, a matrix `[256, 64]` gave 52 to 67 as it is and 31 to
-    50 as its transpose, one of `[4096, 1024]`, which outgrows the cache, 94 to 102 and 107 to 133;
+    Of two cores' GFLOP/s for B = 16 to 32 rows, a matrix `[256, 64]` gave 52 to 67 as it is and 31
+    to 50 as its transpose, one of `[4096, 1024]`, which outgrows the cache, 94 to 102 and 107 to 133;
     from 64 rows on there is little between them (`python -m benchmarks.products`). A matrix that
     is stored the other way is copied, once, outside the loop.
     """

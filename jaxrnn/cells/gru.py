@@ -60,8 +60,8 @@ class GRUState(NamedTuple):
 
 
 class GRURes(NamedTuple):
-    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and what r multiplies,
-    `inner = q_n + b_hn [..., H]`."""
+    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and what r
+    multiplies, `inner = q_n + b_hn [..., H]`."""
 
     rz: Array
     n: Array
