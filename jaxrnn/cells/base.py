@@ -104,9 +104,9 @@ def for_loop(params: Any, rows: Any) -> Any:
     """The same parameters, stored as so many rows at a time are multiplied fastest by them.
 
     Of two cores' GFLOP/s for B = 16 to 32 rows, a matrix `[256, 64]` gave 52 to 67 as it is and 31
-    to 50 as its transpose, one of `[4096, 1024]`, which outgrows the cache, 94 to 102 and 107 to 133;
-    from 64 rows on there is little between them (`python -m benchmarks.products`). A matrix that
-    is stored the other way is copied, once, outside the loop.
+    to 50 as its transpose, one of `[4096, 1024]`, which outgrows the cache, 94 to 102 and 107 to
+    133; from 64 rows on there is little between them (`python -m benchmarks.products`). A matrix
+    that is stored the other way is copied, once, outside the loop.
     """
     few = isinstance(rows, int) and rows < FEW_ROWS
 
