@@ -29,7 +29,7 @@ def flax_nnx(of: Problem) -> contest.Model:
     (cell.dense_i if cell.dense_i.bias is not None else cell.dense_h).bias[...] = of.params.b
     rnn = nnx.RNN(cell, time_major=True, rngs=False)
     graph, params = nnx.split(rnn)
-    start = _zeros(of)
+    start = zeros(of)
 
     def outputs(params, xs):
         return nnx.merge(graph, params)(xs, initial_carry=start)
@@ -100,7 +100,7 @@ def equinox(of: Problem) -> contest.Model | None:
             state = jax.vmap(cell)(x, state)
             return state, state[0] if of.cell == "lstm" else state
 
-        return lax.scan(over_step, _zeros(of), xs)[1]
+        return lax.scan(over_step, zeros(of), xs)[1]
 
     return contest.Model(outputs, cell)
 
@@ -141,18 +141,18 @@ def make_scan(hoisted: bool, checkpointed: bool) -> Callable[[Problem], contest.
                 return xs @ params.w_ih + params.b
 
             def over_step(state, x):
-                state = _textbook(of.cell, params, state, x if hoisted else project(x))
+                state = textbook(of.cell, params, state, x if hoisted else project(x))
                 return state, state[0] if of.cell == "lstm" else state
 
             over_step = jax.checkpoint(over_step) if checkpointed else over_step
-            return lax.scan(over_step, _zeros(of), project(xs) if hoisted else xs)[1]
+            return lax.scan(over_step, zeros(of), project(xs) if hoisted else xs)[1]
 
         return contest.Model(outputs, of.params)
 
     return model
 
 
-def _textbook(cell: str, params: Any, state: Any, u: jax.Array) -> Any:
+def textbook(cell: str, params: Any, state: Any, u: jax.Array) -> Any:
     """One step, as one would write it down; u is the drive."""
     if cell == "elman":
         return jnp.tanh(u + state @ params.w_hh)
@@ -168,10 +168,10 @@ def _textbook(cell: str, params: Any, state: Any, u: jax.Array) -> Any:
     return (1 - z) * n + z * state
 
 
-def _zeros(of: Problem) -> Any:
+def zeros(of: Problem) -> Any:
     """The state's zeros in the order (h, c), or h alone; Flax's order is (c, h): as good."""
-    zeros = jnp.zeros((of.shape.B, of.shape.H))
-    return (zeros, zeros) if of.cell == "lstm" else zeros
+    zero = jnp.zeros((of.shape.B, of.shape.H))
+    return (zero, zero) if of.cell == "lstm" else zero
 
 
 def _reordered(a: jax.Array, gates: str, wanted: str) -> jax.Array:

@@ -7,18 +7,15 @@ import argparse
 import codecs
 import contextlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import checkpoint, config, data, language_model, schema
-from experiments.cells import cell_of
+from experiments import data, language_model, trained
 
 # Characters that one call of the compiled loop draws: a line at a time reaches the screen.
 PIECE = 64
@@ -33,17 +30,7 @@ def generate(
       ConfigError, CheckpointError: if `run` is not the folder of a language model's run.
       ValueError: if the prompt is empty or has a byte that the model does not know.
     """
-    settings = config.load(schema.Config, run / "config.json")
-    if not isinstance(settings, schema.LanguageModel):
-        raise config.ConfigError(f"{run} is a run of another task: it generates no text.")
-    vocabulary = bytes(json.loads((run / "vocabulary.json").read_text()))
-    cell = cell_of(settings.model)
-
-    def init() -> Any:
-        sizes = len(vocabulary), settings.embedding_size, settings.model.hidden_size
-        return language_model.init(jax.random.key(0), cell, *sizes)
-
-    params = checkpoint.restore(run, jax.eval_shape(init))
+    _, vocabulary, cell, params = trained.load_language_model(run)
     if not prompt:
         raise ValueError("the prompt must have at least one character.")
     unknown = sorted(set(prompt) - set(vocabulary))

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from experiments import classify_vowels, train_language_model
+    from experiments import classify_vowels, recall, train_language_model
     from experiments.record import Run
     from jaxrnn import devices
 
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = {
         schema.LanguageModel: train_language_model.train,
         schema.Classify: classify_vowels.train,
+        schema.Recall: recall.train,
     }
     # A screen that lacks a character of the text must not cost the results of the run.
     with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file

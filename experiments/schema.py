@@ -78,4 +78,19 @@ class Classify(
     data: Vowels = Vowels()
 
 
-Config = LanguageModel | Classify
+class Recall(Struct, frozen=True, forbid_unknown_fields=True, tag_field="task", tag="recall"):
+    """A symbol is shown and asked for `lag` steps later, with other symbols in between."""
+
+    model: Model
+    optimizer: Optimizer
+    lag: Positive
+    """Steps from a symbol to the question; the next episode follows at once."""
+    window: Positive
+    """Steps of truncated BPTT over the endless stream of episodes: a loss sees no more of them."""
+    symbols: Annotated[int, Meta(ge=2)] = 4
+    """How many there are: who guesses is right once in so many."""
+    evaluations: Positive = 10
+    seed: Seed = 0
+
+
+Config = LanguageModel | Classify | Recall

@@ -5,11 +5,13 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.cells.elman import ElmanParams, ElmanState, elman, make_elman
 from jaxrnn.cells.gru import GRUParams, GRUState, gru
 from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm
-from jaxrnn.windows import truncated_value_and_grad
+from jaxrnn.truncation import AdaptiveTruncation, adaptive_truncation, randomized_truncation
+from jaxrnn.windows import checkpointed_value_and_grad, truncated_value_and_grad
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveTruncation",
     "Cell",
     "ElmanParams",
     "ElmanState",
@@ -17,11 +19,14 @@ __all__ = [
     "GRUState",
     "LSTMParams",
     "LSTMState",
+    "adaptive_truncation",
+    "checkpointed_value_and_grad",
     "elman",
     "gru",
     "lengths_to_mask",
     "lstm",
     "make_elman",
+    "randomized_truncation",
     "step",
     "truncated_value_and_grad",
     "unroll",

@@ -16,14 +16,15 @@ over steps, for a whole chunk at once: the drive before (1), the coefficients of
 product each way and carries no gradient of a weight, the products outside have K·B rows, and the
 working set is a chunk's, not the sequence's.
 
-A masked step copies the state; a reset step starts from the initial state again; a truncated step
-cuts the adjoint. With select(p, a, b) = a where p, else b, and s̃ the state a step starts from:
+A masked step copies the state; a reset step starts from the initial state again; a cut lets no
+adjoint pass, and γ[t] scales the one that does. With select(p, a, b) = a where p, else b, and s̃ the
+state a step starts from:
 
     s̃[t-1] = select(reset[t], s[0], s[t-1])                                                  (4)
     s[t]   = select(mask[t], step(s̃[t-1], u[t]), s̃[t-1])                                     (5)
     hs[t]  = select(mask[t], h[t], 0),    so g[t] = 0 where mask[t] is False                 (6)
     λ̃[t-1] = select(mask[t], J[t]ᵀ λ[t], λ[t])                                               (7)
-    λ[t-1] = g[t-1] + select(reset[t] or cut[t], 0, λ̃[t-1])                                  (8)
+    λ[t-1] = g[t-1] + γ[t] select(reset[t] or cut[t], 0, λ̃[t-1])                             (8)
     dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (9)
 
 and (3) sums over the steps that are not masked. All of it by selection, never by multiplication,
@@ -54,6 +55,7 @@ def unroll(
     reset: Bool[Array, "T *B"] | None = None,
     reverse: bool = False,
     truncate: int | None = None,
+    gamma: Float[Array, "T"] | Float[Array, "T *B"] | None = None,
     chunk: int | None = None,
     store: Store | None = None,
     compute_dtype: DTypeLike | None = None,
@@ -62,7 +64,8 @@ def unroll(
 
     Reverse mode of any order works, forward mode over reverse mode too; forward mode alone does
     not go through a hand-written backward pass: use `unroll_autodiff` for it. Gradients are exact
-    with respect to `params`, `state` and `xs`, and have their dtypes.
+    with respect to `params`, `state` and `xs`, and have their dtypes. (`truncate` and `gamma` make
+    them another function's on purpose.)
 
     Args:
       cell: a `Cell`, such as `jaxrnn.lstm`. Static.
@@ -79,6 +82,10 @@ def unroll(
         the order of the run: a reset step starts from `state` and goes on to the step before it.
       truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT with
         windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
+      gamma: γ, the factor by which the adjoint is multiplied on its way from step t to the step
+        before it (into `state`, at the first one), `[T]` or `[T, *B]`; what a reset step sends to
+        `state` is not scaled. `truncate=k` is γ = 0 at the steps k, 2k, … and 1 elsewhere, and
+        `jaxrnn.randomized_truncation` draws one that leaves the gradient unbiased. None: 1.
       chunk: K, the steps that are linearized at once, 1 ≤ K; default: as many as the products are
         fastest with, but for "states" no more than a share of T (an LSTM's is a twentieth), and for
         "boundaries" between √(T/10) and √T. It changes speed and memory, not the result.
@@ -101,17 +108,17 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
+    params, state, xs, *steps = _admitted(cell, params, state, xs, mask, reset, gamma)
     plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     if reverse:
-        xs, mask, linked = _flipped((xs, mask, linked))
+        xs, steps = _flipped((xs, steps))
     # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the inputs.
     ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
     after_time = tuple(axis + 1 for axis in ones)
     state = _mapped(jnp.squeeze, state, ones)
-    xs, mask, linked = _mapped(jnp.squeeze, (xs, mask, linked), after_time)
+    xs, steps = _mapped(jnp.squeeze, (xs, steps), after_time)
     try:
-        last, hs = _unroll(cell, plan, params, state, xs, mask, linked)
+        last, hs = _unroll(cell, plan, params, state, xs, *steps)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -133,6 +140,7 @@ def unroll_autodiff(
     reset: Bool[Array, "T *B"] | None = None,
     reverse: bool = False,
     truncate: int | None = None,
+    gamma: Float[Array, "T"] | Float[Array, "T *B"] | None = None,
     chunk: int | None = None,
     store: Store | None = None,
     compute_dtype: DTypeLike | None = None,
@@ -142,22 +150,25 @@ def unroll_autodiff(
     Same arguments, results and errors as `unroll`; `chunk` and `store` are checked and change
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
-    params, state, xs, mask, linked = _admitted(cell, params, state, xs, mask, reset)
+    params, state, xs, mask, linked, gamma = _admitted(cell, params, state, xs, mask, reset, gamma)
     plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     uncut = _uncut(plan, xs.shape[0])
     params = matrices_in(params, plan.compute_dtype)
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
 
     def over_step(before, inputs):
-        u, m, linked, uncut = inputs
-        before = _select(uncut, before, lax.stop_gradient(before))
+        u, m, linked, uncut, gamma = inputs
+        constant = lax.stop_gradient(before)
+        # The value of the state, and γ times its derivative.
+        deviation = _scaled(gamma, jax.tree.map(jnp.subtract, before, constant))
+        before = _select(uncut, jax.tree.map(jnp.add, constant, deviation), constant)
         before = _select(linked, before, state)
         after, _ = cell.step(params, before, u)
         after = _select(m, after, before)
         return after, _select(m, after.h, jnp.zeros_like(after.h))
 
     uncut = _flipped(uncut) if reverse else uncut  # counted in the order of the run
-    return lax.scan(over_step, state, (us, mask, linked, uncut), reverse=reverse)
+    return lax.scan(over_step, state, (us, mask, linked, uncut, gamma), reverse=reverse)
 
 
 def step(
@@ -196,16 +207,17 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
     return jnp.arange(size).reshape(-1, *[1] * lengths.ndim) < lengths
 
 
-def _outputs(cell, plan, params, state, xs, mask, linked) -> Any:
+def _outputs(cell, plan, params, state, xs, mask, linked, gamma) -> Any:
     # Alone, with no backward pass to follow: nothing is kept.
+    del gamma
     plan = plan._replace(chunk=plan.chunk_alone, store="boundaries")
     return _forward(cell, plan, params, state, xs, mask, linked)[0]
 
 
-def _outputs_and_saved(cell, plan, params, state, xs, mask, linked):
+def _outputs_and_saved(cell, plan, params, state, xs, mask, linked, gamma):
     # Not through `_unroll`: JAX differentiates this for derivatives of second order.
     outputs, saved = _forward(cell, plan, params, state, xs, mask, linked)
-    return outputs, (params, state, xs, mask, linked, saved)
+    return outputs, (params, state, xs, mask, linked, gamma, saved)
 
 
 def _forward(cell, plan, params, state, xs, mask, linked):
@@ -249,13 +261,15 @@ def _run_or_skip(run, skip, carry, xs, mask, linked, *inputs):
 def _run(cell, params, in_loop, initial, first, xs, mask, linked, *, keep_res):
     """One chunk of the forward pass from the state `first`: the last state, all states and res."""
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
+    if linked is not None:  # each step ends with the next one's (4): no pass of its own over h
+        first = _select(linked[0], first, initial)
+        linked = jnp.concatenate([linked[1:], jnp.ones_like(linked[:1])])
 
     def over_step(before, inputs):
         u, m, linked = inputs
-        before = _select(linked, before, initial)  # (4)
         after, res = cell.step(in_loop, before, u)  # (1)
         after = _select(m, after, before)  # (5)
-        return after, (after, res if keep_res else None)
+        return _select(linked, after, initial), (after, res if keep_res else None)  # (4)
 
     # Where `res` leaves the loop it stands in a buffer of its own, and nothing is gained.
     scan = chunks.scan_ahead if cell.read_ahead and not keep_res else lax.scan
@@ -265,7 +279,7 @@ def _run(cell, params, in_loop, initial, first, xs, mask, linked, *, keep_res):
 
 def _backward(cell, plan, saved, cotangents):
     """(2) and (3), chunk by chunk, from the last to the first: the cotangents of the inputs."""
-    params, state, xs, mask, linked, (firsts, states, res) = saved
+    params, state, xs, mask, linked, gamma, (firsts, states, res) = saved
     adjoint, dhs = cotangents
     sums = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
     dtypes = jax.tree.map(lambda p: p.dtype, params)
@@ -277,7 +291,7 @@ def _backward(cell, plan, saved, cotangents):
     uncut = _uncut(plan, xs.shape[0])
     zero = jax.tree.map(jnp.zeros_like, state)
 
-    def run(carry, xs, mask, linked, uncut, first, states, res, dhs):
+    def run(carry, xs, mask, linked, uncut, gamma, first, states, res, dhs):
         adjoint, dstate, dparams = carry
         # All that does not depend on λ, for the whole chunk at once.
         if plan.store == "boundaries":
@@ -294,29 +308,31 @@ def _backward(cell, plan, saved, cotangents):
 
         def over_step(carry, inputs):
             adjoint, dstate = carry
-            g, lin, m, linked, uncut = inputs
+            g, lin, m, linked, uncut, gamma = inputs
             adjoint = adjoint._replace(h=adjoint.h + g)  # (2)
             back = _select(m, cell.state_vjp(in_loop, lin, adjoint), adjoint)  # (7)
             if linked is not None:
                 dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (9)
-            return (_select(uncut, _select(linked, back, zero), zero), dstate), adjoint  # (8)
+            back = _scaled(gamma, _select(uncut, _select(linked, back, zero), zero))  # (8)
+            return (back, dstate), adjoint
 
         (adjoint, dstate), adjoints = lax.scan(
-            over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut), reverse=True
+            over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut, gamma), reverse=True
         )
         adjoints = _select(mask, adjoints, zero)
         dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
         return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), dxs
 
-    def skip(carry, xs, mask, linked, uncut, *_):
+    def skip(carry, xs, mask, linked, uncut, gamma, *_):
         del mask, linked
         adjoint, *sums = carry
         passes = None if uncut is None else jnp.all(uncut)
-        return (_select(passes, adjoint, zero), *sums), jnp.zeros_like(xs)
+        factor = None if gamma is None else jnp.prod(gamma, axis=0)
+        return (_scaled(factor, _select(passes, adjoint, zero)), *sums), jnp.zeros_like(xs)
 
     def over_chunk(carry, first, inputs):
-        xs, mask, linked, uncut, *saved = inputs
-        carry, dxs = _run_or_skip(run, skip, carry, xs, mask, linked, uncut, first, *saved)
+        xs, mask, linked, uncut, gamma, *saved = inputs
+        carry, dxs = _run_or_skip(run, skip, carry, xs, mask, linked, uncut, gamma, first, *saved)
         return carry, None, dxs
 
     (adjoint, dstate, dparams), _, dxs = chunks.scan(
@@ -324,11 +340,11 @@ def _backward(cell, plan, saved, cotangents):
         plan.chunk,
         (adjoint, zero, sums),
         firsts,
-        (xs, mask, linked, uncut, states, res, dhs),
+        (xs, mask, linked, uncut, gamma, states, res, dhs),
         reverse=True,
     )
     dparams = jax.tree.map(lambda d, dtype: d.astype(dtype), dparams, dtypes)
-    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None
+    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None, None
 
 
 _unroll = jax.custom_vjp(_outputs, nondiff_argnums=(0, 1))
@@ -343,10 +359,19 @@ def _select(where: Array | None, a: Any, b: Any) -> Any:
     if where is None:
         return a
 
-    def select(a, b):
-        return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
+    return jax.tree.map(lambda a, b: jnp.where(_with_axes_of(a, where), a, b), a, b)
 
-    return jax.tree.map(select, a, b)
+
+def _scaled(factor: Array | None, tree: Any) -> Any:
+    """factor · leaf for every leaf, whose leading axes it has; None is 1."""
+    if factor is None:
+        return tree
+    return jax.tree.map(lambda a: _with_axes_of(a, factor) * a, tree)
+
+
+def _with_axes_of(a: Array, leading: Array) -> Array:
+    """`leading`, whose axes are the first of a, with axes of size 1 for the others."""
+    return leading.reshape(leading.shape + (1,) * (a.ndim - leading.ndim))
 
 
 def _flipped(tree: Any) -> Any:
@@ -370,9 +395,10 @@ def _uncut(plan, size):
     return (steps % plan.truncate != 0) | (steps == 0)
 
 
-def _admitted(cell, params, state, xs, mask, reset):
+def _admitted(cell, params, state, xs, mask, reset, gamma):
     """The arguments checked, as arrays placed alike; for `reset`: is a step linked to the last?"""
     params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    gamma = None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs)
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
-    return placement.varying_alike((params, state, xs, mask, linked))
+    return placement.varying_alike((params, state, xs, mask, linked, gamma))

@@ -1,5 +1,6 @@
 """What the public functions ask of their arguments: the rule, what was got, the cure."""
 
+import math
 import operator
 from functools import cache, partial
 from typing import Any
@@ -134,6 +135,24 @@ def steps(name: str, got: Array, shape: Shape) -> Array:
     return got
 
 
+def factors(name: str, got: Array, xs: Array) -> Array:
+    """`got`, `(T,)` or `(T, *B)`, in the dtype of `xs`, an axis of size 1 for every one it lacks.
+
+    Raises:
+      TypeError, ValueError: if it is not floating, or of another shape.
+    """
+    if not jnp.issubdtype(got.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating, but got {got.dtype}: {name}.astype(float).")
+    steps, batch = xs.shape[:1], xs.shape[1:-1]
+    if got.shape not in (steps, steps + batch):
+        raise ValueError(
+            f"`{name}` must have shape (T,) or (T, *B), {steps} or {steps + batch}, but got "
+            f"{got.shape}. One factor per sequence alone: jnp.broadcast_to({name}, "
+            f"{steps + batch})."
+        )
+    return got.astype(xs.dtype).reshape(*steps, *(got.shape[1:] or [1] * len(batch)))
+
+
 def positive(name: str, got: Any) -> int:
     """`got` as an int if it is an integer ≥ 1; raises otherwise."""
     try:
@@ -146,6 +165,67 @@ def positive(name: str, got: Any) -> int:
     if isinstance(got, bool) or number < 1:
         raise ValueError(f"`{name}` must be an integer ≥ 1, but got {got!r}.")
     return number
+
+
+def natural(name: str, got: Any) -> int:
+    """`got` as an int if it is an integer ≥ 0; raises otherwise."""
+    return positive(name, got) if got != 0 or isinstance(got, bool) else 0
+
+
+def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
+    """`got` as a float if low < got < high; raises `ValueError` otherwise."""
+    if not low < got < high:
+        rule = f"above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"`{name}` must be {rule}, but got {got!r}.")
+    return float(got)
+
+
+def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
+    """K₁ and K₂ ≥ K₁, which is K₁ for None; raises otherwise."""
+    window = positive("window", window)
+    backprop = window if backprop is None else positive("backprop", backprop)
+    if backprop < window:
+        raise ValueError(
+            f"`backprop` must be at least `window`, {window}, but got {backprop}: every loss of a "
+            "window must be sent back to the window's own start."
+        )
+    return window, backprop
+
+
+def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
+    """K₁ ≥ K₂ ≥ …, from either of them, or () for neither; raises otherwise."""
+    if windows is None:
+        return () if window is None else (positive("window", window),)
+    if window is not None:
+        raise ValueError(
+            f"either `window` or `windows` must be None, but got {window!r} and {windows!r}."
+        )
+    levels = tuple(positive(f"windows[{i}]", given) for i, given in enumerate(windows))
+    if not levels or list(levels) != sorted(levels, reverse=True):
+        raise ValueError(
+            "`windows` must hold the steps of windows, and of those that they are cut into, "
+            f"K₁ ≥ K₂ ≥ …, but got {levels}."
+        )
+    return levels
+
+
+def within(name: str, got: int, size: int) -> None:
+    """Raises `ValueError` if a window of `got` steps is longer than `size` = T ≥ 1."""
+    if got > size > 0:
+        raise ValueError(
+            f"`{name}` must be at most T, but got {got} for a sequence of T = {size}. The whole "
+            f"sequence is one window of min({name}, T) steps."
+        )
+
+
+def scalar(name: str, got: Any) -> None:
+    """Raises unless `got` is a single floating number."""
+    dtype = jnp.result_type(got)
+    if jnp.shape(got) != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`loss_fn` must return a {name} that is one floating number, the sum over the steps "
+            f"of its window, but got {dtype} of shape {jnp.shape(got)}. Sum it: {name}.sum()."
+        )
 
 
 def floating(dtype: Any) -> jnp.dtype:

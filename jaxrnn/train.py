@@ -4,8 +4,9 @@ Sequence models are trained window by window, the state carried along. So a step
 
     learner, state, metrics = step(learner, state, batch)
 
-and a loop over windows of a stream is a loop of such calls. What the gradient is, of one window,
-of a whole sequence or of a sequence cut into windows, is the caller's choice of a function.
+and a loop over windows of a stream is a loop of such calls, or one call of a program with that loop
+in it (`truncated_train_step`). What the gradient is, of one window, of a whole sequence or of a
+sequence cut into windows, is the caller's choice of a function.
 
 Where a host's CPU is several devices (`jaxrnn.devices.one_per_core`), a step's batch is split over
 them.
@@ -19,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrnn import checks
+from jaxrnn import checks, windows
 from jaxrnn import devices as host
-from jaxrnn.windows import ValueAndGrad
+from jaxrnn.windows import LossFn, ValueAndGrad
 
 
 class Learner(NamedTuple):
@@ -86,21 +87,83 @@ def make_step(
     Raises:
       ValueError: if `devices` is empty.
     """
-    if devices is not None and not len(devices):
-        raise ValueError("`devices` must have one device at least, but got none. None chooses.")
 
     def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
-        (loss, new_state), grads = value_and_grad(learner.params, state, batch)
-        checks.same_state(state, new_state, "`loss_fn` returns it")
-        grad_norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, learner.opt_state, learner.params)
-        stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        learner, state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (stepped, new_state), (learner, state)
-        )
-        return learner, state, Metrics(loss, grad_norm)
+        def of(params: Any) -> Any:
+            (loss, new_state), grads = value_and_grad(params, state, batch)
+            checks.same_state(state, new_state, "`loss_fn` returns it")
+            return (loss, new_state), grads
 
+        return _updated(optimizer, learner, state, of)
+
+    return _compiled(step, devices)
+
+
+def truncated_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    window: int,
+    backprop: int | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Any:
+    """A compiled `(learner, state, batch) -> (learner, state, metrics)` with many updates in it.
+
+    Truncated BPTT as it is practised: the parameters move after every window of a sequence, and
+    the state goes on. The same as a loop of `make_step`'s calls over the windows, in one program.
+    (To update once, with the sum over the windows, give `make_step` a
+    `jaxrnn.truncated_value_and_grad`.)
+
+    Args:
+      loss_fn: `(params, state, batch_window) -> (loss, state)`. With `backprop` of more than a
+        window, the loss must be a sum over steps, as in `truncated_value_and_grad`; else it may be
+        a mean.
+      optimizer: any optax transformation.
+      window: K₁, the steps of a window, 1 ≤ K₁ ≤ T. The last one may be shorter.
+      backprop: K₂ ≥ K₁, the steps over which a window's losses are sent back, from the state that
+        was there then, with the present parameters; None: K₁. With K₂ > K₁, one update serves the
+        windows that reach back to the first step.
+      devices: as in `make_step`.
+
+    Returns:
+      The step, as `make_step`'s: `batch` is a tree of `[T, ...]`, the returned state continues the
+      next call, and the metrics are `[updates]`. Where a loss or a gradient is not finite, that
+      update changes nothing, and the next window starts from the same state.
+
+    Raises:
+      TypeError, ValueError: as `truncated_value_and_grad`, and if `devices` is empty.
+    """
+    window, backprop = checks.window_and_backprop(window, backprop)
+    loss_fn = windows.checked(loss_fn)
+
+    def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
+        def visit(learner: Learner, states: Any, value_and_grad: Any) -> Any:
+            return _updated(optimizer, learner, states, value_and_grad)
+
+        batch = windows.arrays_of(batch, window)
+        return windows.scan(loss_fn, window, backprop, visit, learner, state, batch)
+
+    return _compiled(step, devices)
+
+
+def _updated(
+    optimizer: optax.GradientTransformation, learner: Learner, state: Any, value_and_grad: Any
+) -> tuple[Learner, Any, Metrics]:
+    """One update, if `value_and_grad(params)`, `((loss, state), grads)`, is finite; else none."""
+    (loss, new_state), grads = value_and_grad(learner.params)
+    grad_norm = optax.tree.norm(grads)
+    updates, opt_state = optimizer.update(grads, learner.opt_state, learner.params)
+    stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    learner, state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (stepped, new_state), (learner, state)
+    )
+    return learner, state, Metrics(loss, grad_norm)
+
+
+def _compiled(step: Any, devices: Sequence[Any] | None) -> Any:
+    """The step as one program, over these devices or those that are chosen."""
+    if devices is not None and not len(devices):
+        raise ValueError("`devices` must have one device at least, but got none. None chooses.")
     compiled = jax.jit(step, donate_argnums=(0, 1))
 
     def placed_step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:

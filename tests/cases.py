@@ -57,8 +57,14 @@ def steps(probability, size=7, batch=(3,), seed=0):
     return jnp.asarray(np.random.default_rng(seed).random((size, *batch)) < probability)
 
 
+def factors(size=7, batch=(), seed=0, dtype=np.float64):
+    """Random γ `[T, *B]` between ½ and 1½; NumPy's, for cases that are made before x64 is on."""
+    return np.random.default_rng(seed).uniform(0.5, 1.5, (size, *batch)).astype(dtype)
+
+
 def loss(unroll, cell, problem, params, state, xs, **options):
     """A smooth function of all outputs and of the last state, different in each."""
+    options = {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     last, hs = unroll(cell, params, state, xs, **options)
     ends = jax.tree.map(lambda w, s: jnp.sum(w * jnp.cos(s)), problem.on_last, last)
     return jnp.sum(problem.on_hs * jnp.sin(hs)) + sum(jax.tree.leaves(ends))
@@ -66,7 +72,7 @@ def loss(unroll, cell, problem, params, state, xs, **options):
 
 def value_and_grads(unroll, cell, problem, **options):
     """Of `loss`, with respect to params, state and xs; compiled once per set of static options."""
-    arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
+    arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
     static = tuple((k, v) for k, v in options.items() if k not in arrays)
     return _compiled(unroll, cell, static)(*problem[:3], problem, arrays)
 

@@ -18,6 +18,7 @@ from tests.cases import (
     ACTIVATIONS,
     ALL_CELLS,
     CELLS,
+    factors,
     loss,
     problem,
     softsign,
@@ -39,6 +40,7 @@ AXES = {
     "reset": (False, True),
     "reverse": (False, True),
     "truncate": (None, 3),
+    "gamma": (None, "per step", "per step and sequence"),
 }
 PAIRS = [tuple(case) for case in AllPairs(list(AXES.values()))]
 PRODUCT = [case for case in itertools.product(*AXES.values()) if case not in PAIRS]
@@ -52,11 +54,13 @@ def assert_close(got, expected, rtol=RTOL, atol=ATOL):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 @pytest.mark.parametrize(tuple(AXES), CASES)
-def test_equals_autodiff(cell, store, chunk, batch, mask, reset, reverse, truncate):
+def test_equals_autodiff(cell, store, chunk, batch, mask, reset, reverse, truncate, gamma):
     case = problem(cell, SIZE, batch)
     options = {"reverse": reverse, "truncate": truncate}
     options |= {"mask": steps(0.7, SIZE, batch, seed=1)} if mask else {}
     options |= {"reset": steps(0.3, SIZE, batch, seed=2)} if reset else {}
+    if gamma is not None:
+        options["gamma"] = factors(SIZE, () if gamma == "per step" else batch)
     got = value_and_grads(jaxrnn.unroll, cell, case, store=store, chunk=chunk, **options)
     assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
 
@@ -87,10 +91,14 @@ def test_masks_and_resets_equal_plain_loops(cell, reverse):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("truncate", [None, 4])
+@pytest.mark.parametrize(
+    ("truncate", "gamma"),
+    [(None, None), (4, factors(15)), (None, factors(15, (3,)))],
+    ids=["", "truncate, gamma [T]", "gamma [T, B]"],
+)
 @pytest.mark.parametrize("store", AXES["store"])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_chunks_without_a_step_are_skipped(cell, store, truncate):
+def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
     """The first chunk, one in the middle and the last two, the tail among them, with NaN inside."""
     case = problem(cell, 15)
     live = (
@@ -98,6 +106,7 @@ def test_chunks_without_a_step_are_skipped(cell, store, truncate):
     )
     case = case._replace(xs=jnp.where(live[..., None], case.xs, jnp.nan))
     options = {"mask": live, "truncate": truncate}
+    options |= {} if gamma is None else {"gamma": gamma}
     got = value_and_grads(jaxrnn.unroll, cell, case, store=store, chunk=2, **options)
     assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
 
@@ -108,15 +117,17 @@ def test_chunks_without_a_step_are_skipped(cell, store, truncate):
 def test_axes_of_one_sequence_are_kept(cell, batch):
     case = problem(cell, SIZE, batch)
     options = {"mask": steps(0.7, SIZE, batch, seed=1), "reset": steps(0.3, SIZE, batch, seed=2)}
+    options["gamma"] = factors(SIZE)
     got = value_and_grads(jaxrnn.unroll, cell, case, **options)
     chex.assert_trees_all_equal_shapes(got[1], case[:3])
     assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("gamma", [None, factors(SIZE)], ids=["", "gamma"])
 @pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=ALL_CELLS)
-def test_equals_the_dense_product_of_jacobians(cell):
-    """λ[t-1] = g[t-1] + J[t]ᵀ λ[t] and Σ M[t]ᵀ λ[t], with J and M as matrices."""
+def test_equals_the_dense_product_of_jacobians(cell, gamma):
+    """λ[t-1] = g[t-1] + γ[t] J[t]ᵀ λ[t] and Σ M[t]ᵀ λ[t], with J and M as matrices."""
     case = problem(cell, SIZE, batch=())
     state, unflatten = ravel_pytree(case.state)
     theta, unflatten_params = ravel_pytree(case.params)
@@ -138,10 +149,37 @@ def test_equals_the_dense_product_of_jacobians(cell):
         by_state, by_theta, by_x = jacobians(states[t], theta, case.xs[t])
         dtheta = dtheta + adjoint @ by_theta
         dxs.append(adjoint @ by_x)
-        adjoint = adjoint @ by_state
+        adjoint = (1 if gamma is None else gamma[t]) * (adjoint @ by_state)
     expected = unflatten_params(dtheta), unflatten(adjoint), jnp.stack(dxs[::-1])
-    _, got = value_and_grads(jaxrnn.unroll, cell, case, chunk=3)
+    options = {} if gamma is None else {"gamma": gamma}
+    _, got = value_and_grads(jaxrnn.unroll, cell, case, chunk=3, **options)
     assert_close(got, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_truncation_is_gamma_of_zeros(cell):
+    case = problem(cell, SIZE)
+    gamma = jnp.asarray(np.arange(SIZE) % 3 != 0, float).at[0].set(1)
+    got = value_and_grads(jaxrnn.unroll, cell, case, gamma=gamma, chunk=4)
+    expected = value_and_grads(jaxrnn.unroll, cell, case, truncate=3, chunk=4)
+    chex.assert_trees_all_equal(got, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_the_gradient_is_differentiable_by_gamma(cell):
+    """Where it is zero too: a cut that selects has no slope there, a factor has."""
+    case = problem(cell, SIZE)
+
+    def by(unroll):
+        def of(gamma):
+            grads = jax.grad(lambda p: loss(unroll, cell, case, p, *case[1:3], gamma=gamma))
+            return sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(grads(case.params)))
+
+        return jax.jit(jax.value_and_grad(of))(jnp.asarray(factors(SIZE)).at[4].set(0))
+
+    assert_close(by(jaxrnn.unroll), by(jaxrnn.unroll_autodiff))
 
 
 @pytest.mark.usefixtures("x64")

@@ -111,6 +111,16 @@ WRONG = {
         ValueError,
         r"`reset` must have shape \(T, \*B\) = \(7, 3\), but got \(6, 3\)",
     ),
+    "a gamma without time": (
+        {"gamma": jnp.ones(3)},
+        ValueError,
+        r"`gamma` must have shape \(T,\) or \(T, \*B\), \(7,\) or \(7, 3\), but got \(3,\). One",
+    ),
+    "a gamma of bools": (
+        {"gamma": jnp.ones(7, bool)},
+        TypeError,
+        r"`gamma` must be floating, but got bool: gamma.astype\(float\)",
+    ),
     "truncate 0": ({"truncate": 0}, ValueError, "`truncate` must be an integer ≥ 1, but got 0"),
     "truncate True": ({"truncate": True}, ValueError, "an integer ≥ 1, but got True"),
     "truncate 2.0": ({"truncate": 2.0}, TypeError, "`truncate` must be an integer, but got 2.0"),

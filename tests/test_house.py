@@ -32,11 +32,12 @@ FLOORS = {
     "jaxrnn.bptt": 4,  # engines, that know no cell
     "jaxrnn.windows": 4,
     "jaxrnn.layers": 5,
+    "jaxrnn.truncation": 5,
     "jaxrnn.train": 6,
     "jaxrnn": 7,  # the public names
 }
 # Beyond the floors: an engine takes any cell, so it knows none.
-ENGINES = {"jaxrnn.bptt", "jaxrnn.plan", "jaxrnn.windows"}
+ENGINES = {"jaxrnn.bptt", "jaxrnn.plan", "jaxrnn.truncation", "jaxrnn.windows"}
 CELLS = {"jaxrnn.cells.elman", "jaxrnn.cells.gru", "jaxrnn.cells.lstm"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import placement
-from tests.cases import CELLS, loss, problem, steps
+from tests.cases import CELLS, factors, loss, problem, steps
 
 SIZE, BATCH = 7, (4,)
 OPTIONS = {
@@ -20,6 +20,11 @@ OPTIONS = {
         "mask": steps(0.7, SIZE, BATCH, seed=1),
         "reset": steps(0.3, SIZE, BATCH, seed=2),
         "truncate": 3,
+        "gamma": factors(SIZE, dtype=np.float32),  # of NumPy: closed over, on no mesh
+    },
+    "ragged, weighed": {
+        "mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 4, 3]), SIZE),
+        "gamma": jnp.asarray(factors(SIZE, BATCH, dtype=np.float32)),
     },
 }
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -113,7 +118,7 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
         assert_close(dstate, expected[1])
 
 
-@pytest.mark.parametrize("name", ["ragged", "masked"])
+@pytest.mark.parametrize("name", ["ragged", "masked", "ragged, weighed"])
 @each_cell
 def test_shard_map_with_options(cell, name):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)

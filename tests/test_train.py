@@ -53,6 +53,69 @@ def test_a_sequence_in_windows_is_a_step_too():
     chex.assert_trees_all_close(learner.params, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [2, 4, 6])
+def test_updates_inside_a_sequence_are_steps_over_its_windows(window):
+    """With a ragged last window; and the state goes on from call to call."""
+    step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
+    many = train.truncated_train_step(loss_fn, OPTIMIZER, window)
+    learner, state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
+    got, got_state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
+    for _ in range(2):
+        metrics = []
+        for start in range(0, 6, window):
+            batch = tuple(a[start : start + window] for a in (CASE.xs, CASE.on_hs))
+            learner, state, of_window = step(learner, state, batch)
+            metrics.append(of_window)
+        got, got_state, got_metrics = many(got, got_state, (CASE.xs, CASE.on_hs))
+        expected = jax.tree.map(lambda *m: jnp.stack(m), *metrics)
+        chex.assert_trees_all_close(got_metrics, expected, rtol=1e-5, atol=1e-6)
+        assert metrics[0].grad_norm > 0.1  # clipping was at work
+    chex.assert_trees_all_close((got, got_state), (learner, state), rtol=1e-4, atol=1e-6)
+
+
+def test_updates_with_losses_sent_back_further_than_a_window():
+    """K₁ = 1, K₂ = 2: from the state two steps back, made by the parameters of that time."""
+    many = train.truncated_train_step(loss_fn, OPTIMIZER, 1, 2)
+    batch = (CASE.xs[:4], CASE.on_hs[:4])
+    params, opt_state, states = CASE.params, OPTIMIZER.init(CASE.params), [CASE.state]
+
+    def newest(params, start, segment):
+        """Of the last step's loss, from two steps back; the state after the first of the two."""
+        first = tuple(a[:1] for a in segment)
+        _, between = loss_fn(params, start, first)
+        loss, last = loss_fn(params, between, tuple(a[1:] for a in segment))
+        return loss, (between, last)
+
+    losses = []
+    for end in range(1, 5):
+        begin = max(0, end - 2)
+        segment = tuple(a[begin:end] for a in batch)
+        fn = loss_fn if end == 1 else newest
+        start = states[begin]
+        (loss, after), grads = jax.value_and_grad(fn, has_aux=True)(params, start, segment)
+        # The state that the present parameters made is the one to start from later.
+        states[begin + 1 :] = [after] if end == 1 else list(after)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    learner, state, metrics = many(learner, copied(CASE.state), batch)
+    chex.assert_trees_all_close(metrics.loss, jnp.stack(losses), rtol=1e-5)
+    chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state, states[-1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_window_that_is_not_finite_moves_nothing():
+    many = train.truncated_train_step(loss_fn, OPTIMIZER, 2)
+    learner = train.init_learner(copied(CASE.params), OPTIMIZER)
+    xs, on_hs = CASE.xs.at[2, 0, 0].set(jnp.nan), CASE.on_hs.at[2].set(jnp.nan)
+    learner, state, metrics = many(learner, copied(CASE.state), (xs, on_hs))
+    assert jnp.isfinite(metrics.loss).tolist() == [True, False, True]
+    without = tuple(jnp.concatenate([a[:2], a[4:]]) for a in (CASE.xs, CASE.on_hs))
+    expected = many(train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state), without)
+    chex.assert_trees_all_close((learner, state), expected[:2], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_step_that_is_not_finite_changes_nothing(bad):
     step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)

@@ -1,4 +1,4 @@
-"""Truncated BPTT as a windowed scan, against the same thing inside one call and by hand."""
+"""Windowed scans: truncated BPTT against dense sums, checkpointed BPTT against the plain one."""
 
 import chex
 import jax
@@ -12,6 +12,7 @@ import jaxrnn
 from tests.cases import CELLS, problem
 
 SIZE = 7
+XS = jnp.arange(6.0)
 
 
 def make_loss(cell):
@@ -24,7 +25,7 @@ def make_loss(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("window", [1, 3, SIZE, SIZE + 2])
+@pytest.mark.parametrize("window", [1, 3, SIZE])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_equals_truncation_inside_unroll(cell, window):
     case = problem(cell, SIZE)
@@ -47,6 +48,7 @@ def test_equals_truncation_inside_unroll(cell, window):
 )
 def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
     """Σ_w Σ_{t in w} Σ_{a_w ≤ r ≤ t} g[t] J[t] … J[r+1] M[r], with J and M as matrices."""
+    window = min(window, size)
     cell = jaxrnn.elman
     case = problem(cell, size, ())
     theta, unflatten = ravel_pytree(case.params)
@@ -76,6 +78,32 @@ def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("levels", [None, (1,), (3,), (SIZE,), (4, 2), (6, 4, 3)], ids=str)
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_checkpoints_change_nothing(cell, levels):
+    case = problem(cell, SIZE)
+    plain = jax.value_and_grad(
+        lambda params: (jnp.sum(case.on_hs * jnp.sin(out(params)[1])), out(params)[0]), has_aux=True
+    )
+
+    def out(params):
+        return jaxrnn.unroll_autodiff(cell, params, case.state, case.xs)
+
+    fn = jaxrnn.checkpointed_value_and_grad(make_loss(cell), windows=levels)
+    got = jax.jit(fn)(case.params, case.state, (case.xs, case.on_hs))
+    chex.assert_trees_all_close(got, jax.jit(plain)(case.params), rtol=1e-12, atol=1e-13)
+
+
+EVERY_FORM = {
+    "truncated": lambda loss_fn: jaxrnn.truncated_value_and_grad(loss_fn, 2),
+    "overlapping": lambda loss_fn: jaxrnn.truncated_value_and_grad(loss_fn, 2, 3),
+    "checkpointed": lambda loss_fn: jaxrnn.checkpointed_value_and_grad(loss_fn, 2),
+    "nested": lambda loss_fn: jaxrnn.checkpointed_value_and_grad(loss_fn, windows=(4, 2)),
+}
+every_form = pytest.mark.parametrize("form", EVERY_FORM.values(), ids=EVERY_FORM)
+
+
+@pytest.mark.usefixtures("x64")
 def test_the_state_continues_the_next_call():
     """Two calls over the parts of a sequence, cut at a window's edge, are one over the whole."""
     cell = jaxrnn.lstm
@@ -89,37 +117,79 @@ def test_the_state_continues_the_next_call():
     chex.assert_trees_all_close(got, (loss, last, grads), rtol=1e-12, atol=1e-13)
 
 
-def test_gradients_have_the_dtype_of_the_parameters():
+@every_form
+def test_gradients_have_the_dtype_of_the_parameters(form):
     case = problem(jaxrnn.gru, SIZE, dtype=jnp.bfloat16)
-    fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3))
+    fn = jax.jit(form(make_loss(jaxrnn.gru)))
     (loss, _), grads = fn(case.params, case.state, (case.xs, case.on_hs))
     chex.assert_trees_all_equal_dtypes(grads, case.params)
     assert loss.dtype == jnp.float32
 
 
-def test_bfloat16_is_summed_in_float32():
+@every_form
+def test_bfloat16_is_summed_in_float32(form):
     """Σ of 4096 ones is 4096; in bfloat16, where 256 + 1 = 256, it would be 256."""
     one = jnp.ones((), jnp.bfloat16)
-    fn = jaxrnn.truncated_value_and_grad(lambda p, s, x: (p * x.sum(), s), 1)
+    fn = form(lambda p, s, x: (p * x.sum(), s))
     (loss, _), grad = fn(one, None, jnp.ones(4096, jnp.bfloat16))
     assert loss == grad == 4096
 
 
-def test_no_sequences_and_no_steps():
+def noisy_loss(params, state, batch):
+    """Dropout of a random walk: the state holds a key and a count beside its number."""
+    (key, count, s), loss = state, jnp.zeros(())
+    for x in batch:
+        key, now = jax.random.split(key)
+        s = params * s + x * jax.random.bernoulli(now)
+        loss, count = loss + s * x, count + 1
+    return loss, (key, count, s)
+
+
+@every_form
+def test_a_state_with_leaves_that_have_no_gradient(form):
+    xs, state = jnp.arange(6.0), (jax.random.key(3), 0, jnp.ones(()))
+    state = jax.tree.map(jnp.asarray, state)
+    (loss, (key, count, s)), grad = form(noisy_loss)(jnp.float32(0.5), state, xs)
+    expected = state
+    total = 0.0
+    for part in (xs[:2], xs[2:4], xs[4:]):
+        loss_part, expected = noisy_loss(jnp.float32(0.5), expected, part)
+        total += loss_part
+    chex.assert_trees_all_close((loss, count, s), (total, *expected[1:]), rtol=1e-6)
+    assert count == 6 and key == expected[0] and jnp.isfinite(grad)
+
+
+def test_checkpoints_through_a_state_with_a_key():
+    def whole(params):
+        state, total = (jax.random.key(3), 0, jnp.ones(())), 0.0
+        for part in (XS[:2], XS[2:4], XS[4:]):
+            loss_part, state = noisy_loss(params, state, part)
+            total += loss_part
+        return total
+
+    fn = EVERY_FORM["checkpointed"](noisy_loss)
+    state = jax.tree.map(jnp.asarray, (jax.random.key(3), 0, jnp.ones(())))
+    _, grad = fn(jnp.float32(0.5), state, XS)
+    chex.assert_trees_all_close(grad, jax.grad(whole)(jnp.float32(0.5)), rtol=1e-6)
+
+
+@every_form
+def test_no_sequences_and_no_steps(form):
     loss_fn = make_loss(jaxrnn.lstm)
     params = jaxrnn.lstm.init(jax.random.key(0), 4, 5)
     for size, batch in ((7, 0), (0, 3)):
         state = jaxrnn.lstm.initial_state(params, (batch,))
         arrays = jnp.ones((size, batch, 4)), jnp.ones((size, batch, 5))
-        (loss, last), grads = jaxrnn.truncated_value_and_grad(loss_fn, 3)(params, state, arrays)
+        (loss, last), grads = form(loss_fn)(params, state, arrays)
         assert loss == 0
         chex.assert_trees_all_equal(last, state)
         chex.assert_trees_all_equal(grads, jax.tree.map(jnp.zeros_like, params))
 
 
-def test_inside_shard_map():
+@every_form
+def test_inside_shard_map(form):
     case = problem(jaxrnn.gru, SIZE, (4,), dtype=jnp.float32)
-    fn = jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3)
+    fn = form(make_loss(jaxrnn.gru))
     (_, last), grads = fn(case.params, case.state, (case.xs, case.on_hs))
 
     def shard(params, state, batch):
@@ -135,8 +205,9 @@ def test_inside_shard_map():
     chex.assert_trees_all_close(got, (last, grads), rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_that_is_not_the_loss_function_s():
-    fn = jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.gru), 3)
+@every_form
+def test_a_state_that_is_not_the_loss_function_s(form):
+    fn = form(make_loss(jaxrnn.gru))
     case = problem(jaxrnn.gru, SIZE, dtype=jnp.float32)
     with pytest.raises(TypeError, match=r"`state` must be a GRUState.*`loss_fn` returns it.*None"):
         fn(case.params, None, (case.xs, case.on_hs))
@@ -149,14 +220,46 @@ def test_a_window_that_is_none(window, error):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), window)
 
 
+@every_form
+@pytest.mark.parametrize("losses", [jnp.ones(3), 1])
+def test_a_loss_that_is_no_number(form, losses):
+    fn = form(lambda params, state, xs: (losses, state))
+    with pytest.raises(TypeError, match="`loss_fn` must return a loss that is one floating number"):
+        fn(jnp.ones(()), None, jnp.ones(5))
+
+
+@every_form
+def test_a_window_that_is_longer_than_the_sequence(form):
+    fn = form(make_loss(jaxrnn.lstm))
+    with pytest.raises(ValueError, match=r"`window` must be at most T, but got [24] for a seq.* 1"):
+        fn(None, None, (jnp.ones((1, 4)), jnp.ones((1, 5))))
+
+
+BAD_WINDOWS = {
+    "none": ({"windows": ()}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(\)"),
+    "growing": ({"windows": (2, 3)}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(2, 3\)"),
+    "zero": ({"windows": (2, 0)}, ValueError, r"`windows\[1\]` must be an integer ≥ 1, but got 0"),
+    "a float": ({"window": 2.5}, TypeError, "`window` must be an integer, but got 2.5"),
+    "two answers": ({"window": 2, "windows": (2,)}, ValueError, "either `window` or `windows` mus"),
+}
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize(("arguments", "error", "words"), BAD_WINDOWS.values(), ids=BAD_WINDOWS)
+def test_windows_that_are_none(arguments, error, words):
+    with pytest.raises(error, match=words):
+        jaxrnn.checkpointed_value_and_grad(make_loss(jaxrnn.lstm), **arguments)
+
+
 @pytest.mark.usefixtures("as_users_see_it")
 def test_a_way_back_that_is_shorter_than_a_window():
     with pytest.raises(ValueError, match="`backprop` must be at least `window`, 5, but got 4"):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), 5, 4)
 
 
-def test_a_batch_that_disagrees_on_time():
-    fn = jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), 2)
+@every_form
+def test_a_batch_that_disagrees_on_time(form):
+    fn = form(make_loss(jaxrnn.lstm))
     with pytest.raises(ValueError, match=r"`batch` must have the same first axis.*\[0\]': 5"):
         fn(None, None, (jnp.ones((5, 1)), jnp.ones((4, 1))))
     with pytest.raises(ValueError, match="there are no leaves"):

@@ -1,5 +1,6 @@
 """The experiments as a user runs them: small, on text of their own, from the command line."""
 
+import csv
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from experiments import (
     schema,
     train_language_model,
     training,
+    truncation_bias,
 )
 from experiments.data import FetchError, Sequences, stream
 
@@ -68,6 +70,25 @@ def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_ru
     assert settings["model"]["hidden_size"] == 16
     sample = (language_run / "sample.txt").read_text()
     assert len(sample) == 40 and sample in TEXT
+
+
+def test_the_bias_of_truncation(language_run, capsys):
+    arguments = ["--sequences", "2", "--length", "64", "--warm", "8"]
+    assert truncation_bias.main([str(language_run), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n| ") == 7 and "trained: the adjoint shrinks by" in said
+    assert (language_run / "truncation_bias.png").read_bytes().startswith(b"\x89PNG")
+    with (language_run / "truncation_bias.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 6 * 2 * 2  # windows 1 … 32, two models, two parts
+    for line in lines:
+        error, cosine = float(line["relative_error"]), float(line["cosine"])
+        assert 0 <= error and abs(cosine) <= 1 + 1e-6
+    first, *_, last = [x for x in lines if (x["model"], x["part"]) == ("initialisation", "w_hh")]
+    assert float(last["relative_error"]) < float(first["relative_error"])
+    too_long = ["--sequences", "2", "--length", "4000"]
+    assert truncation_bias.main([str(language_run), *too_long]) == 2
+    assert "are held out: ask for fewer or shorter ones" in capsys.readouterr().err
 
 
 def test_products_in_bfloat16():
