@@ -81,7 +81,7 @@ def train(config: schema.Recall, run: Run, console: Console) -> dict[str, float]
         state, hs = jaxrnn.unroll(cell, params.cell, state, xs, **options)
         return state, layers.dense(params.readout, hs)
 
-    def loss_fn(params: RecallParams, state: Any, batch: Steps) -> tuple[Array, Any]:
+    def loss_fn(params: RecallParams, state: Any, batch: Any) -> tuple[Array, Any]:
         dtype = config.model.compute_dtype
         state, logits = logits_of(params, state, batch.xs, compute_dtype=dtype)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels

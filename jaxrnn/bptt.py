@@ -261,15 +261,13 @@ def _run_or_skip(run, skip, carry, xs, mask, linked, *inputs):
 def _run(cell, params, in_loop, initial, first, xs, mask, linked, *, keep_res):
     """One chunk of the forward pass from the state `first`: the last state, all states and res."""
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
-    if linked is not None:  # each step ends with the next one's (4): no pass of its own over h
-        first = _select(linked[0], first, initial)
-        linked = jnp.concatenate([linked[1:], jnp.ones_like(linked[:1])])
 
     def over_step(before, inputs):
         u, m, linked = inputs
+        before = _select(linked, before, initial)  # (4)
         after, res = cell.step(in_loop, before, u)  # (1)
         after = _select(m, after, before)  # (5)
-        return _select(linked, after, initial), (after, res if keep_res else None)  # (4)
+        return after, (after, res if keep_res else None)
 
     # Where `res` leaves the loop it stands in a buffer of its own, and nothing is gained.
     scan = chunks.scan_ahead if cell.read_ahead and not keep_res else lax.scan

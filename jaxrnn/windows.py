@@ -170,7 +170,8 @@ def checkpointed_value_and_grad(
     Shaped like `jax.value_and_grad(loss_fn, has_aux=True)`, and equal to it: full BPTT, nothing is
     truncated. The loss is evaluated inside each window, so that readouts, logits and losses never
     stand there for all T. It takes two forward passes, the first without the losses, and one
-    backward pass; every further level of windows, one forward pass more.
+    backward pass; every further level of windows, one forward pass more. Within a window memory is
+    bounded already, so `unroll(..., store="residuals")` saves computing the gates a third time.
 
         fn = checkpointed_value_and_grad(loss_fn, 1000)
         (loss, state), grads = fn(params, state, batch)
