@@ -14,11 +14,12 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import run
+from experiments import config, run, schema
 
 SEED = "seed"
 
@@ -82,7 +83,7 @@ def _said(values: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or what the first run that failed returned."""
+    """The command. Returns 0; what the first run that failed returned; 2 if no run can be."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
         description=__doc__,
@@ -90,31 +91,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="a TOML file, see configs/")
     parser.add_argument(
-        "--over", metavar="KEY=VALUES", type=parse_axis, action="append", default=[]
+        "--over",
+        metavar="KEYS=VALUES",
+        type=parse_axis,
+        action="append",
+        default=[],
+        help="keys of the config, and all that they are set to; may be given more than once",
     )
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="the same for all runs"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where the sweep's folder is made: runs/"
+    )
     given = parser.parse_args(argv)
-    shown = [axis for axis in given.over if axis.keys != (SEED,)]
-    outcomes = []
-    for choice in itertools.product(*(axis.values for axis in given.over)):
-        places = [
-            [f"{key}={value}" for key, value in zip(axis.keys, values, strict=True)]
-            for axis, values in zip(given.over, choice, strict=True)
-        ]
-        settings = [*given.set, *itertools.chain(*places)]
+    keys = [key for axis in given.over for key in axis.keys]
+    if len(set(keys)) < len(keys):
+        parser.error("--over must name each key once.")
+    try:  # all that can be wrong with any of them, before the first
+        trials = list(_trials(given.config, given.over, given.set))
+    except config.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    name = f"{Path(given.config).stem}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    outcomes, code = [], 0
+    for number, (place, settings) in enumerate(trials):
         arguments = itertools.chain(*(["--set", setting] for setting in settings))
-        before = set(given.runs.glob("*/results.json"))
-        if code := run.main([given.config, *arguments, "--runs", str(given.runs)]):
-            return code
-        (file,) = set(given.runs.glob("*/results.json")) - before
-        place = tuple(
-            ", ".join(p) for axis, p in zip(given.over, places, strict=True) if axis in shown
-        )
+        folder = given.runs / name / str(number)
+        if code := run.main([given.config, *arguments, "--runs", str(folder)]):
+            break
+        (file,) = folder.glob("*/results.json")
         outcomes.append(Outcome(place, json.loads(file.read_text())))
-    for name in outcomes[0].results:
-        print(f"\n{name}\n\n{table(shown, outcomes, name)}")
-    return 0
+    shown = [axis for axis in given.over if axis.keys != (SEED,)]
+    for result in outcomes[0].results if outcomes else ():
+        print(f"\n{result}\n\n{table(shown, outcomes, result)}")
+    return code
+
+
+def _trials(
+    path: str, axes: Sequence[Axis], settings: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Each run's place in the table, and its settings, which are found to be good."""
+    for choice in itertools.product(*(axis.values for axis in axes)):
+        places = {
+            axis.keys: [f"{key}={value}" for key, value in zip(axis.keys, values, strict=True)]
+            for axis, values in zip(axes, choice, strict=True)
+        }
+        mine = [*settings, *itertools.chain(*places.values())]
+        config.load(schema.Config, path, mine)
+        yield tuple(", ".join(p) for keys, p in places.items() if keys != (SEED,)), mine
 
 
 if __name__ == "__main__":

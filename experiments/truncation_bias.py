@@ -24,6 +24,7 @@ from experiments import data, language_model, trained
 from jaxrnn import losses
 
 NAME = "truncation_bias"
+TOLERATED = 0.1  # the relative bias of one loss's gradient, for the window that is measured
 
 
 class Bias(NamedTuple):
@@ -77,7 +78,7 @@ def measure(
             _, grads = fn(params, state, batch)
             for part, of in {"all": lambda g: g, "w_hh": lambda g: g.cell.w_hh}.items():
                 found.append(Bias(name, part, window, *_compared(of(grads), of(exact))))
-        chosen[name] = jaxrnn.adaptive_truncation(loss_fn, 0.1)(params, state, batch)
+        chosen[name] = jaxrnn.adaptive_truncation(loss_fn, TOLERATED)(params, state, batch)
     return found, chosen
 
 
@@ -133,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=2048, help="characters of each: 2048")
     parser.add_argument("--warm", type=int, default=256, help="characters read before: 256")
     given = parser.parse_args(argv)
-    if min(given.sequences, given.warm) < 1 or given.length < 2:
-        parser.error("--sequences and --warm must be at least 1, and --length at least 2.")
+    if min(given.sequences, given.warm) < 1 or given.length < 4:
+        parser.error("--sequences and --warm must be at least 1, and --length at least 4.")
     try:
         model = trained.load_language_model(given.run)
         corpus = data.load_texts(model.settings.data.path)
@@ -160,9 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print(f"| {window} | {' | '.join(figures)} |")
     for name, one in chosen.items():
+        enough = f"no K up to {given.length} is known to be enough"
+        if one.window:
+            enough = f"K = {one.window} is enough (backprop = window + {one.window - 1})"
         print(
-            f"{name}: the adjoint shrinks by {one.rate:.4f} per character; a relative bias of 0.1 "
-            f"needs {one.window or 'more than ' + str(given.length)} characters at most."
+            f"{name}: the adjoint of a loss shrinks by {one.rate:.4f} per character; for a bias of "
+            f"{TOLERATED} of its gradient, {enough}."
         )
     print(f"All of it is in {given.run}/{NAME}.png and .csv")
     return 0

@@ -27,8 +27,8 @@ state a step starts from:
     λ[t-1] = g[t-1] + γ[t] select(reset[t] or cut[t], 0, λ̃[t-1])                             (8)
     dR̂/ds[0] = λ[0] + Σ select(reset[t], λ̃[t-1], 0)                                          (9)
 
-and (3) sums over the steps that are not masked. All of it by selection, never by multiplication,
-so that NaN in a masked input stays there.
+and (3) sums over the steps that are not masked. All of it but γ by selection, never by
+multiplication, so that NaN in a masked input stays there, and a cut stops what is infinite.
 """
 
 import math
@@ -83,9 +83,11 @@ def unroll(
       truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT with
         windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
       gamma: γ, the factor by which the adjoint is multiplied on its way from step t to the step
-        before it (into `state`, at the first one), `[T]` or `[T, *B]`; what a reset step sends to
-        `state` is not scaled. `truncate=k` is γ = 0 at the steps k, 2k, … and 1 elsewhere, and
-        `jaxrnn.randomized_truncation` draws one that leaves the gradient unbiased. None: 1.
+        before it (into `state`, at the first one), `[T]` or `[T, *B]`, in the order of `xs`. It
+        scales what passes a masked step too, but not what a reset step sends to `state`.
+        `truncate=k` is γ = 0 at the steps k, 2k, … of the run and 1 elsewhere (for adjoints that
+        are finite: 0 · ∞ is NaN, a cut is not); `jaxrnn.randomized_truncation` draws one that
+        leaves the gradient unbiased. None: 1.
       chunk: K, the steps that are linearized at once, 1 ≤ K; default: as many as the products are
         fastest with, but for "states" no more than a share of T (an LSTM's is a twentieth), and for
         "boundaries" between √(T/10) and √T. It changes speed and memory, not the result.
@@ -364,7 +366,7 @@ def _scaled(factor: Array | None, tree: Any) -> Any:
     """factor · leaf for every leaf, whose leading axes it has; None is 1."""
     if factor is None:
         return tree
-    return jax.tree.map(lambda a: _with_axes_of(a, factor) * a, tree)
+    return jax.tree.map(lambda a: (_with_axes_of(a, factor) * a).astype(a.dtype), tree)
 
 
 def _with_axes_of(a: Array, leading: Array) -> Array:

@@ -1,7 +1,9 @@
 """What the public functions ask of their arguments: the rule, what was got, the cure."""
 
 import math
+import numbers
 import operator
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.cells.base import Cell, Shape, wide
 
 
 def sequence(
@@ -136,7 +138,9 @@ def steps(name: str, got: Array, shape: Shape) -> Array:
 
 
 def factors(name: str, got: Array, xs: Array) -> Array:
-    """`got`, `(T,)` or `(T, *B)`, in the dtype of `xs`, an axis of size 1 for every one it lacks.
+    """`got`, `(T,)` or `(T, *B)`, an axis of size 1 for every one it lacks.
+
+    In float32 or, where `xs` is, wider: in bfloat16 a factor of 1.003 would be 1.
 
     Raises:
       TypeError, ValueError: if it is not floating, or of another shape.
@@ -150,11 +154,15 @@ def factors(name: str, got: Array, xs: Array) -> Array:
             f"{got.shape}. One factor per sequence alone: jnp.broadcast_to({name}, "
             f"{steps + batch})."
         )
-    return got.astype(xs.dtype).reshape(*steps, *(got.shape[1:] or [1] * len(batch)))
+    return got.astype(wide(xs.dtype)).reshape(*steps, *(got.shape[1:] or [1] * len(batch)))
 
 
 def positive(name: str, got: Any) -> int:
     """`got` as an int if it is an integer ≥ 1; raises otherwise."""
+    return _integer(name, got, 1)
+
+
+def _integer(name: str, got: Any, least: int) -> int:
     try:
         number = operator.index(got)
     except TypeError as error:
@@ -162,22 +170,25 @@ def positive(name: str, got: Any) -> int:
             f"`{name}` must be an integer, but got {got!r}. It is static: under `jit`, close over "
             "it or name it in static_argnames."
         ) from error
-    if isinstance(got, bool) or number < 1:
-        raise ValueError(f"`{name}` must be an integer ≥ 1, but got {got!r}.")
+    if isinstance(got, bool) or number < least:
+        raise ValueError(f"`{name}` must be an integer ≥ {least}, but got {got!r}.")
     return number
 
 
 def natural(name: str, got: Any) -> int:
     """`got` as an int if it is an integer ≥ 0; raises otherwise."""
-    return positive(name, got) if got != 0 or isinstance(got, bool) else 0
+    return _integer(name, got, 0)
 
 
 def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
-    """`got` as a float if low < got < high; raises `ValueError` otherwise."""
-    if not low < got < high:
-        rule = f"above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    """`got` as a float if it is a number and low < got < high; raises otherwise."""
+    rule = f"a number above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    if not isinstance(got, numbers.Real):
+        raise TypeError(f"`{name}` must be {rule}, but got {got!r}.")
+    number = float(got)
+    if not low < number < high:
         raise ValueError(f"`{name}` must be {rule}, but got {got!r}.")
-    return float(got)
+    return number
 
 
 def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
@@ -194,12 +205,16 @@ def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
 
 def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
     """K₁ ≥ K₂ ≥ …, from either of them, or () for neither; raises otherwise."""
+    if isinstance(window, Sequence):
+        raise TypeError(f"`window` must be an integer, but got {window!r}: give `windows` several.")
     if windows is None:
         return () if window is None else (positive("window", window),)
     if window is not None:
         raise ValueError(
             f"either `window` or `windows` must be None, but got {window!r} and {windows!r}."
         )
+    if not isinstance(windows, Sequence):
+        raise TypeError(f"`windows` must be a tuple of integers, but got {windows!r}.")
     levels = tuple(positive(f"windows[{i}]", given) for i, given in enumerate(windows))
     if not levels or list(levels) != sorted(levels, reverse=True):
         raise ValueError(
@@ -213,8 +228,8 @@ def within(name: str, got: int, size: int) -> None:
     """Raises `ValueError` if a window of `got` steps is longer than `size` = T ≥ 1."""
     if got > size > 0:
         raise ValueError(
-            f"`{name}` must be at most T, but got {got} for a sequence of T = {size}. The whole "
-            f"sequence is one window of min({name}, T) steps."
+            f"`{name}` must be at most T, but got {got} for a sequence of T = {size}. To take the "
+            f"whole sequence as one window, give min({got}, T)."
         )
 
 

@@ -109,7 +109,8 @@ def truncated_train_step(
     """A compiled `(learner, state, batch) -> (learner, state, metrics)` with many updates in it.
 
     Truncated BPTT as it is practised: the parameters move after every window of a sequence, and
-    the state goes on. The same as a loop of `make_step`'s calls over the windows, in one program.
+    the state goes on. With K₂ = K₁ the same as a loop of `make_step`'s calls over the windows, in
+    one program.
     (To update once, with the sum over the windows, give `make_step` a
     `jaxrnn.truncated_value_and_grad`.)
 
@@ -120,8 +121,8 @@ def truncated_train_step(
       optimizer: any optax transformation.
       window: K₁, the steps of a window, 1 ≤ K₁ ≤ T. The last one may be shorter.
       backprop: K₂ ≥ K₁, the steps over which a window's losses are sent back, from the state that
-        was there then, with the present parameters; None: K₁. With K₂ > K₁, one update serves the
-        windows that reach back to the first step.
+        was there then, with the present parameters; None: K₁. With K₂ > K₁, one update serves all
+        windows of a call that end before step K₂, and their losses are one entry of the metrics.
       devices: as in `make_step`.
 
     Returns:
@@ -130,7 +131,7 @@ def truncated_train_step(
       update changes nothing, and the next window starts from the same state.
 
     Raises:
-      TypeError, ValueError: as `truncated_value_and_grad`, and if `devices` is empty.
+      TypeError, ValueError: as `truncated_value_and_grad`, and if T = 0 or `devices` is empty.
     """
     window, backprop = checks.window_and_backprop(window, backprop)
     loss_fn = windows.checked(loss_fn)
@@ -139,7 +140,10 @@ def truncated_train_step(
         def visit(learner: Learner, states: Any, value_and_grad: Any) -> Any:
             return _updated(optimizer, learner, states, value_and_grad)
 
-        batch = windows.arrays_of(batch, window)
+        size = checks.common_length("batch", batch)
+        if not size:
+            raise ValueError("`batch` must have one step at least, but got T = 0.")
+        checks.within("window", window, size)
         return windows.scan(loss_fn, window, backprop, visit, learner, state, batch)
 
     return _compiled(step, devices)

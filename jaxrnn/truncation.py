@@ -51,8 +51,12 @@ def randomized_truncation(
 
     The gradient's mean over draws is that of full BPTT. Its variance is the price: a path over n
     steps has the weight 1/P(n steps without a cut) where it is not cut, (1 - 1/K)^-n with constant
-    windows, about n^(α-1) with growing ones. So where the adjoint decays slowly, β² > 1 - 1/K,
-    constant windows' variance grows without bound with T, and growing windows' does not.
+    windows, about n^(α-1) with growing ones. So where the adjoint decays slowly, by β per step with
+    β² > 1 - 1/K, the variance of one loss's gradient grows without bound with the steps behind it
+    if windows are constant, and does not if they grow.
+
+    Without bias in float32 or wider. In bfloat16 each step rounds the adjoint by more than γ is off
+    1 where K is some tens: keep the parameters in float32, and give `unroll` a `compute_dtype`.
 
     Args:
       key: a random key; a new one for every gradient.
@@ -72,6 +76,7 @@ def randomized_truncation(
     arXiv:1705.08209.
     """
     size = checks.natural("size", size)
+    batch_shape = tuple(checks.natural("batch_shape", b) for b in batch_shape)
     mean = checks.between("window", window, 1.0)
     alpha = None if exponent is None else checks.between("exponent", exponent, 2.0)
 
@@ -83,6 +88,10 @@ def randomized_truncation(
     draws = jax.random.uniform(key, (size, *batch_shape), jnp.float32)
     _, gamma = lax.scan(over_step, jnp.ones(batch_shape, jnp.float32), draws[1:])
     return jnp.concatenate([jnp.ones_like(draws[:1]), gamma])
+
+
+# Steps: two points in the second half, for a line, and one to spare.
+LEAST = 4
 
 
 class AdaptiveTruncation(NamedTuple):
@@ -107,14 +116,15 @@ def adaptive_truncation(
 
         measure = adaptive_truncation(loss_fn, 0.1)
         K = measure(params, state, batch).window
-        fn = truncated_value_and_grad(loss_fn, window, backprop=window + K - 1)
+        fn = jax.jit(truncated_value_and_grad(loss_fn, window, backprop=window + K - 1))
 
     Then every loss sees K steps at least. Every new K is a new compilation: round it up, to a power
     of 2, say.
 
-    The decay is that of this batch's last loss. A batch of many sequences averages over them, as
-    the gradient itself does. The bound adds up norms, so it is safe, and larger than the bias where
-    contributions cancel.
+    The decay is that of this batch's last loss, and δ that of its gradient (the gradients of many
+    losses cancel, near a minimum more than their biases do). A batch of many sequences averages
+    over them. The bound adds up norms, so it is safe, and larger than the bias where contributions
+    cancel.
 
     Args:
       loss_fn: `(params, state, batch_window) -> (loss, state)`, as in `truncated_value_and_grad`;
@@ -127,8 +137,9 @@ def adaptive_truncation(
       compiles once for a shape, and holds the R states.
 
     Raises:
-      ValueError: if `bias` is not between 0 and 1; when called, if the leaves of `batch` disagree
-        on R or R < 2.
+      TypeError, ValueError: if `bias` is not between 0 and 1; when called, if the leaves of `batch`
+        disagree on R or R < 4, if the last step's loss has no gradient, or if `state` is not of the
+        kind that `loss_fn` returns.
 
     Source: Aicher, Foti & Fox (2019), "Adaptively truncating backpropagation through time to
     control gradient bias", arXiv:1905.07473, with ‖d_i‖ measured in place of a bound M ‖λ_i‖.
@@ -139,9 +150,14 @@ def adaptive_truncation(
     def measure(params: Any, state: Any, batch: Any) -> AdaptiveTruncation:
         batch = jax.tree.map(jnp.asarray, batch)
         size = checks.common_length("batch", batch)
-        if size < 2:
-            raise ValueError(f"`batch` must have 2 steps at least, but got R = {size}.")
+        if size < LEAST:
+            raise ValueError(f"`batch` must have {LEAST} steps at least, but got R = {size}.")
         adjoints, parts, sums = np.asarray(measured(params, state, batch), np.float64)
+        if not parts[0]:
+            raise ValueError(
+                "the loss of the last step of `batch` has no gradient. Has it a label? End the "
+                "batch with a step that has one."
+            )
         rate = _rate_of(adjoints)
         if rate >= 1:
             return AdaptiveTruncation(None, rate, adjoints, np.full(size, np.inf))
@@ -163,25 +179,24 @@ def _contributions(loss_fn, params, state, batch):
     size = checks.common_length("batch", batch)
     state = jax.tree.map(jnp.asarray, state)
 
-    def step_of(t):
-        return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, t, 1), batch)
-
     def forward(before, t):
-        return loss_fn(params, before, step_of(t))[1], before
+        return loss_fn(params, before, windows.steps(batch, t, 1))[1], before
 
     def backward(carry, inputs):
         dloss, adjoint, total = carry
         before, t = inputs
-        loss, _, back = windows.pullback(loss_fn, params, before, step_of(t))
+        loss, _, back = windows.pullback(loss_fn, params, before, windows.steps(batch, t, 1))
         part, adjoint = back(dloss.astype(loss.dtype), adjoint)
         total = jax.tree.map(jnp.add, total, part)
         return (jnp.zeros_like(dloss), adjoint, total), (_norm(adjoint), _norm(part), _norm(total))
 
     _, befores = lax.scan(forward, state, jnp.arange(size))
     adjoint = [jnp.zeros_like(a) for a in windows.floats(state)]
-    zeros = jax.tree.map(jnp.zeros_like, params)
     _, norms = lax.scan(
-        backward, (jnp.ones(()), adjoint, zeros), (befores, jnp.arange(size)), reverse=True
+        backward,
+        (jnp.ones(()), adjoint, windows.zeros(params)),
+        (befores, jnp.arange(size)),
+        reverse=True,
     )
     return jnp.flip(jnp.stack(norms), axis=1)
 
@@ -192,11 +207,11 @@ def _norm(tree):
 
 
 def _rate_of(norms):
-    """exp of the slope of a line through the logarithms of the second half."""
+    """exp of the slope of a line through the logarithms of the second half, as far as it is > 0."""
     if not np.isfinite(norms).all():
         return math.inf
-    lags = np.flatnonzero(norms)  # what underflowed is as good as nothing
-    lags = lags[lags >= len(norms) // 2]
+    lags = np.flatnonzero(norms)  # beyond these it underflowed
+    lags = lags[len(lags) // 2 :]
     if len(lags) < 2:
         return 0.0
     return float(np.exp(np.polyfit(lags, np.log(norms[lags]), 1)[0]))

@@ -51,9 +51,9 @@ def truncated_value_and_grad(
             state, hs = jaxrnn.unroll(jaxrnn.lstm, params, state, xs)
             return jnp.sum((hs - labels) ** 2), state  # a sum over steps, no mean
 
-        fn = truncated_value_and_grad(loss_fn, 64)
+        fn = jax.jit(truncated_value_and_grad(loss_fn, 64))
         (loss, state), grads = fn(params, state, (xs, labels))  # of the sequence: [T, B, ...]
-        mean = loss / labels.size  # and the gradient of the mean: grads / labels.size
+        mean = jax.tree.map(lambda a: a / labels.size, (loss, grads))  # the loss, its gradient
 
     Args:
       loss_fn: `(params, state, batch_window) -> (loss, state)`. The loss must be a *sum* over the
@@ -67,12 +67,15 @@ def truncated_value_and_grad(
       A function of `params`, of `state` (that before the first step) and of `batch`, a tree of
       arrays `[T, ...]`, time first. It returns the loss, the state after the last step (which
       continues the next call), and the gradient with respect to `params`, of their dtypes. The
-      loss is added up in float32 or wider.
+      loss is added up in float32 or wider. No gradient goes from one call to the one before: with
+      K₂ = K₁, calls that end at windows' edges add up to one call; with K₂ > K₁ the first losses
+      of each call see fewer steps.
 
     Raises:
-      TypeError, ValueError: if `window` is no integer ≥ 1, or `backprop` none ≥ `window`; when
-        called, if the leaves of `batch` disagree on T or there are none, if T is less than
-        `window`, or if `state` is not of the kind that `loss_fn` returns.
+      TypeError, ValueError: if `window` is no integer ≥ 1, or `backprop` no integer ≥ `window`;
+        when called, if the leaves of `batch` disagree on T or there are none, if T is less than
+        `window`, if the loss is not one number, or if `state` is not of the kind that `loss_fn`
+        returns.
 
     Source: Williams & Peng (1990), Neural Computation 2: BPTT(h; h') with h = K₂ and h' = K₁.
     """
@@ -85,9 +88,8 @@ def truncated_value_and_grad(
             (part, states), grads_part = value_and_grad(params)
             return (loss + part, jax.tree.map(jnp.add, grads, grads_part)), states, None
 
-        batch = arrays_of(batch, window)
-        state, batch, zero = placement.varying_alike((state, batch, jnp.zeros(())))
-        sums = _zero_loss(loss_fn, params, state, batch, window, zero), _zeros(params)
+        state, batch, zero = _admitted(params, state, batch, "window", window)
+        sums = _zero_loss(loss_fn, params, state, batch, window, zero), zeros(params)
         (loss, grads), last, _ = scan(loss_fn, window, backprop, add, sums, state, batch)
         return (loss, last), _as(params, grads)
 
@@ -111,8 +113,8 @@ def scan(
       backprop: K₂.
       visit: `(carry, states, value_and_grad) -> (carry, states, out)`, called once per window.
         `value_and_grad(params)` is `((R̂_w, states), dR̂_w/dθ)`; the states that `visit` returns,
-        those or the ones it was given, are what the next window starts from. Where K₂ > K₁, the
-        windows with a_w = 0 are visited as one, for no gradient is cut among them.
+        those or the ones it was given, are what the next window starts from. The windows that end
+        before step K₂, if any, are visited as one, for no gradient is cut among them.
       carry: what `visit` carries.
       state: the state before the first step.
       batch: a tree of arrays `[T, ...]`.
@@ -136,6 +138,7 @@ def scan(
             for begin, end in itertools.pairwise(edges):
                 part, now = loss_fn(params, now, jax.tree.map(lambda a: a[begin:end], segment))  # noqa: B023
                 if begin >= counted:
+                    part = part.astype(wide(part.dtype))
                     loss = part if loss is None else loss + part
                 at_kept = now if end == kept else at_kept
             return loss, (now, at_kept)
@@ -145,7 +148,7 @@ def scan(
         return (carry, states), out
 
     def over_window(carry, at):
-        return visited(carry, carry[1][1], _steps(batch, at, backprop), lag, window)
+        return visited(carry, carry[1][1], steps(batch, at, backprop), lag, window)
 
     carry, outs = (carry, (state, state)), []
     if head:
@@ -173,10 +176,10 @@ def checkpointed_value_and_grad(
     backward pass; every further level of windows, one forward pass more. Within a window memory is
     bounded already, so `unroll(..., store="residuals")` saves computing the gates a third time.
 
-        fn = checkpointed_value_and_grad(loss_fn, 1000)
+        fn = jax.jit(checkpointed_value_and_grad(loss_fn, 1000))
         (loss, state), grads = fn(params, state, batch)
 
-        fn = checkpointed_value_and_grad(loss_fn, windows=(10_000, 100))  # O(T^⅓) memory
+        nested = checkpointed_value_and_grad(loss_fn, windows=(10_000, 100))  # O(T^⅓) memory
 
     Args:
       loss_fn: `(params, state, batch_window) -> (loss, state)`, the loss a *sum* over the steps of
@@ -196,7 +199,8 @@ def checkpointed_value_and_grad(
     Raises:
       TypeError, ValueError: if a window is no integer ≥ 1, windows do not shrink, or both arguments
         are given; when called, if the leaves of `batch` disagree on T or there are none, if T is
-        less than a window, or if `state` is not of the kind that `loss_fn` returns.
+        less than a window, if the loss is not one number, or if `state` is not of the kind that
+        `loss_fn` returns.
 
     Source: Chen et al. (2016), arXiv:1604.06174, sections 4.1 (√T) and 4.3 (nested).
     """
@@ -204,16 +208,15 @@ def checkpointed_value_and_grad(
     loss_fn = checked(loss_fn)
 
     def over_sequence(params: Any, state: Any, batch: Any) -> tuple[tuple[Any, Any], Any]:
-        batch = arrays_of(batch, max(levels, default=1))
-        state = jax.tree.map(jnp.asarray, state)
-        state, batch, zero = placement.varying_alike((state, batch, jnp.zeros(())))
+        name = "window" if windows is None else "windows[0]"
+        state, batch, zero = _admitted(params, state, batch, name, max(levels, default=1))
         size = checks.common_length("batch", batch)
         inside = levels or (chunks.fit(size, round(size**0.5)),)
 
         def run(levels, start, at, size):
             """(3): the last state, the states before whole windows, and that before the tail."""
             if not levels or not size:
-                return loss_fn(params, start, _steps(batch, at, size))[1], None, None
+                return loss_fn(params, start, steps(batch, at, size))[1], None, None
             window = min(levels[0], size)
             count, tail = divmod(size, window)
 
@@ -232,7 +235,7 @@ def checkpointed_value_and_grad(
             state at its end."""
             if not levels or not size:
                 adjoint, loss, sums = carry
-                part, last, back = pullback(loss_fn, params, start, _steps(batch, at, size))
+                part, last, back = pullback(loss_fn, params, start, steps(batch, at, size))
                 dparams, adjoint = back(jnp.ones_like(part), adjoint)
                 return (adjoint, loss + part, jax.tree.map(jnp.add, sums, dparams)), last
             window = min(levels[0], size)
@@ -250,7 +253,7 @@ def checkpointed_value_and_grad(
 
         loss = _zero_loss(loss_fn, params, state, batch, inside[-1], zero)
         adjoint = jax.tree.map(jnp.zeros_like, floats(state))
-        (_, loss, grads), last = pull(inside, (adjoint, loss, _zeros(params)), state, 0, size)
+        (_, loss, grads), last = pull(inside, (adjoint, loss, zeros(params)), state, 0, size)
         return (loss, last), _as(params, grads)
 
     return over_sequence
@@ -289,16 +292,23 @@ def checked(loss_fn: LossFn) -> LossFn:
     return of
 
 
-def arrays_of(batch: Any, window: int) -> Any:
-    """The batch as arrays; raises `ValueError` if their T is less than a window (but for T = 0)."""
-    batch = jax.tree.map(jnp.asarray, batch)
-    checks.within("window", window, checks.common_length("batch", batch))
-    return batch
+def _admitted(params: Any, state: Any, batch: Any, name: str, window: int) -> tuple[Any, Any, Any]:
+    """State and batch as arrays that are placed alike, and a zero like them; T ≥ `window`."""
+    state, batch = jax.tree.map(jnp.asarray, (state, batch))
+    checks.within(name, window, checks.common_length("batch", batch))
+    # The parameters decide too, but stay as they are: where they are the same all over a mesh,
+    # their gradient comes back summed over it, as `jax.grad`'s does.
+    return placement.varying_alike((params, state, batch, jnp.zeros(())))[1:]
 
 
-def _steps(batch: Any, at: Any, size: int) -> Any:
-    """`size` steps from step `at` on: within a loop no more than these are ever copied."""
+def steps(batch: Any, at: Any, size: int) -> Any:
+    """`size` steps from step `at` on, of leaves `[T, ...]`: no loop ever copies more of them."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, at, size), batch)
+
+
+def zeros(params: Any) -> Any:
+    """What gradients are summed in: in bfloat16, 256 + 1 = 256."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
 
 
 def floats(tree: Any) -> list[Array]:
@@ -311,16 +321,10 @@ def _is_float(a: Array) -> bool:
 
 
 def _zero_loss(loss_fn: LossFn, params: Any, state: Any, batch: Any, size: int, zero: Array) -> Any:
-    """`zero`, in the dtype in which losses are summed: in bfloat16, 256 + 1 = 256."""
+    """`zero`, in the dtype in which losses are summed."""
     segment = jax.tree.map(lambda a: a[:size], batch)
     loss, _ = jax.eval_shape(loss_fn, params, state, segment)
     return zero.astype(wide(loss.dtype))
-
-
-def _zeros(params: Any) -> Any:
-    """What gradients are summed in. Not lifted to a mesh's axes: their gradient comes back summed
-    over the mesh, as `jax.grad`'s does."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, wide(p.dtype)), params)
 
 
 def _as(params: Any, grads: Any) -> Any:

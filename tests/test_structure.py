@@ -362,3 +362,37 @@ assert len(jax.devices()) == 2, jax.devices()
         [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def windowed_bytes(size, windows=None, outputs=1, **options):
+    """The temporaries of an LSTM's checkpointed gradient: H = I = 64, B = 1, a loss per step."""
+
+    def loss_fn(params, state, xs):
+        params, readout = params
+        state, hs = jaxrnn.unroll(jaxrnn.lstm, params, state, xs, **options)
+        return jnp.sum(jnp.log(jnp.cosh(hs @ readout))), state
+
+    params, state, xs = arguments(jaxrnn.lstm, 64, 64, 1, size)
+    params = params, jax.ShapeDtypeStruct((64, outputs), jnp.float32)
+    fn = jaxrnn.checkpointed_value_and_grad(loss_fn, windows=windows)
+    return jax.jit(fn).lower(params, state, xs).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("size", [10**6, 10**6 + 3])
+@pytest.mark.parametrize("store", [None, "residuals"])
+def test_a_million_steps_take_eight_mebibytes(size, store):
+    """Beyond the inputs, which are not copied: 10⁶ + 3 is prime, and leaves a shorter window."""
+    assert windowed_bytes(size, store=store) < 8 * 2**20
+
+
+def test_checkpoints_take_the_root_of_the_length():
+    """4 times the steps take 2 times the memory; with two levels, 8 times the steps do."""
+    one = windowed_bytes(2**14, (2**7,))
+    assert windowed_bytes(2**16, (2**8,)) < 2.5 * one
+    two = windowed_bytes(2**15, (2**10, 2**5))
+    assert windowed_bytes(2**18, (2**12, 2**6)) < 2.5 * two < windowed_bytes(2**18, (2**9,))
+
+
+def test_outputs_never_stand_there_for_all_steps():
+    """1000 logits for each of 4096 steps would be 16 MB; a window's are 0.26."""
+    assert windowed_bytes(4096, (64,), outputs=1000) < 2**21

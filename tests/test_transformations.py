@@ -8,7 +8,7 @@ import pytest
 from jax import export, lax
 
 import jaxrnn
-from tests.cases import CELLS, loss, problem, steps, value_and_grads
+from tests.cases import CELLS, factors, loss, problem, steps, value_and_grads
 
 SIZE = 5
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -106,8 +106,8 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
     """One artefact for CPU, GPU and TPU, any T and B, that can be differentiated when reloaded."""
     case = small(cell, jnp.float32)
 
-    def of(params, xs, mask):
-        _, hs = jaxrnn.unroll(cell, params, None, xs, mask=mask, truncate=4)
+    def of(params, xs, mask, gamma):
+        _, hs = jaxrnn.unroll(cell, params, None, xs, mask=mask, truncate=4, gamma=gamma)
         return jnp.sum(jnp.sin(hs))
 
     size, batch = export.symbolic_shape("T, B")
@@ -115,6 +115,7 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
         jax.eval_shape(lambda: case.params),
         jax.ShapeDtypeStruct((size, batch, 2), jnp.float32),
         jax.ShapeDtypeStruct((size, batch), jnp.bool_),
+        jax.ShapeDtypeStruct((size,), jnp.float32),
     )
     platforms = ("cpu", "cuda", "tpu")
     exported = export.export(jax.jit(of), platforms=platforms)(*shapes)
@@ -122,7 +123,8 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
     assert reloaded.platforms == platforms
     for size, batch in ((7, 3), (1, 1), (12, 2)):
         xs = jax.random.normal(jax.random.key(size), (size, batch, 2))
-        args = case.params, xs, steps(0.7, size, (batch,))
+        gamma = jnp.asarray(factors(size, dtype=np.float32))
+        args = case.params, xs, steps(0.7, size, (batch,)), gamma
         got = jax.grad(reloaded.call, (0, 1))(*args)
         expected = jax.grad(of, (0, 1))(*args)
         chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)

@@ -94,9 +94,10 @@ def test_the_mean_over_draws_is_the_exact_gradient(cell, exponent):
 
 
 BAD_DRAWS = {
-    "size": ((-1, 2.0), ValueError, "`size` must be an integer ≥ 1, but got -1"),
-    "size 2.0": ((2.0, 2.0), TypeError, "`size` must be an integer, but got 2.0"),
-    "window": ((3, 1), ValueError, "`window` must be above 1, but got 1"),
+    "size": ((-1, 2.0), ValueError, "`size` must be an integer ≥ 0, but got -1"),
+    "size 0.0": ((0.0, 2.0), TypeError, "`size` must be an integer, but got 0.0"),
+    "window": ((3, 1), ValueError, "`window` must be a number above 1, but got 1"),
+    "window 9": ((3, "9"), TypeError, "`window` must be a number above 1, but got '9'"),
 }
 
 
@@ -105,7 +106,7 @@ BAD_DRAWS = {
 def test_bad_arguments_of_draws(arguments, error, words):
     with pytest.raises(error, match=words):
         jaxrnn.randomized_truncation(jax.random.key(0), *arguments)
-    with pytest.raises(ValueError, match="`exponent` must be above 2, but got 2"):
+    with pytest.raises(ValueError, match="`exponent` must be a number above 2, but got 2"):
         jaxrnn.randomized_truncation(jax.random.key(0), 3, 2.0, exponent=2)
 
 
@@ -175,6 +176,17 @@ def test_without_decay_no_window_is_known():
     assert overflown.window is None and math.isinf(overflown.rate)
 
 
+def test_gamma_is_not_rounded_to_bfloat16():
+    """200 · 1.003 = 200.6, of which 201 is the nearest; but the nearest to 1.003 is 1."""
+    params, state, xs = jax.tree.map(lambda a: a.astype(jnp.bfloat16), linear(1.0, 1))
+    for unroll in (jaxrnn.unroll, jaxrnn.unroll_autodiff):
+
+        def loss(state, unroll=unroll):
+            return 200 * unroll(LINEAR, params, state, xs, gamma=jnp.array([1.003]))[0].h.sum()
+
+        assert jax.grad(loss)(state).h == 201
+
+
 def test_an_adjoint_that_vanishes_altogether():
     """w = 0: a loss owes nothing to steps before its own."""
     got = jaxrnn.adaptive_truncation(summed(LINEAR), 0.1)(*linear(0.0, 10))
@@ -185,5 +197,11 @@ def test_an_adjoint_that_vanishes_altogether():
 def test_bad_arguments_of_the_measurement():
     with pytest.raises(ValueError, match="`bias` must be between 0 and 1, but got 1"):
         jaxrnn.adaptive_truncation(summed(LINEAR), 1)
-    with pytest.raises(ValueError, match="`batch` must have 2 steps at least, but got R = 1"):
-        jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(*linear(0.5, 1))
+    with pytest.raises(ValueError, match="`batch` must have 4 steps at least, but got R = 3"):
+        jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(*linear(0.5, 3))
+    with pytest.raises(ValueError, match=r"the last step of `batch` has no gradient. Has it a lab"):
+        unlabelled = jaxrnn.adaptive_truncation(lambda p, s, xs: (0.0 * jnp.sum(xs), s), 0.5)
+        unlabelled(*linear(0.5, 9))
+    with pytest.raises(TypeError, match=r"`state` must be a ElmanState.*as `loss_fn` returns it"):
+        params, _, xs = linear(0.5, 9)
+        jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(params, None, xs)

@@ -147,8 +147,8 @@ def noisy_loss(params, state, batch):
 
 @every_form
 def test_a_state_with_leaves_that_have_no_gradient(form):
-    xs, state = jnp.arange(6.0), (jax.random.key(3), 0, jnp.ones(()))
-    state = jax.tree.map(jnp.asarray, state)
+    xs, state = jnp.arange(6.0), (jax.random.key(3), 0, 1.0)
+    # As a user would write it: the key is an array, the numbers are Python's.
     (loss, (key, count, s)), grad = form(noisy_loss)(jnp.float32(0.5), state, xs)
     expected = state
     total = 0.0
@@ -206,6 +206,26 @@ def test_inside_shard_map(form):
 
 
 @every_form
+def test_parameters_that_vary_over_a_mesh(form):
+    """An ensemble: each device has its own."""
+    case = problem(jaxrnn.gru, SIZE, (4,), dtype=jnp.float32)
+    fn = form(make_loss(jaxrnn.gru))
+    both = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), case.params)
+    expected = jax.vmap(fn, (0, None, None))(both, case.state, (case.xs, case.on_hs))
+
+    def shard(params, state, batch):
+        result = fn(jax.tree.map(lambda p: p[0], params), state, batch)
+        return jax.tree.map(lambda a: a[None], result)
+
+    mesh = jax.make_mesh((2,), ("member",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(
+        shard, mesh=mesh, in_specs=(P("member"), P(), P()), out_specs=P("member")
+    )
+    got = jax.jit(mapped)(both, case.state, (case.xs, case.on_hs))
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_form
 def test_a_state_that_is_not_the_loss_function_s(form):
     fn = form(make_loss(jaxrnn.gru))
     case = problem(jaxrnn.gru, SIZE, dtype=jnp.float32)
@@ -215,7 +235,7 @@ def test_a_state_that_is_not_the_loss_function_s(form):
 
 @pytest.mark.usefixtures("as_users_see_it")
 @pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError)])
-def test_a_window_that_is_none(window, error):
+def test_a_window_that_is_no_window(window, error):
     with pytest.raises(error, match="`window` must be an integer"):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), window)
 
@@ -231,11 +251,13 @@ def test_a_loss_that_is_no_number(form, losses):
 @every_form
 def test_a_window_that_is_longer_than_the_sequence(form):
     fn = form(make_loss(jaxrnn.lstm))
-    with pytest.raises(ValueError, match=r"`window` must be at most T, but got [24] for a seq.* 1"):
+    with pytest.raises(ValueError, match=r"`windows?(\[0\])?` must be at most T, but got [24]"):
         fn(None, None, (jnp.ones((1, 4)), jnp.ones((1, 5))))
 
 
 BAD_WINDOWS = {
+    "a number": ({"windows": 100}, TypeError, "`windows` must be a tuple of integers, but got 100"),
+    "several": ({"window": (9, 3)}, TypeError, r"but got \(9, 3\): give `windows` several"),
     "none": ({"windows": ()}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(\)"),
     "growing": ({"windows": (2, 3)}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(2, 3\)"),
     "zero": ({"windows": (2, 0)}, ValueError, r"`windows\[1\]` must be an integer ≥ 1, but got 0"),
@@ -246,7 +268,7 @@ BAD_WINDOWS = {
 
 @pytest.mark.usefixtures("as_users_see_it")
 @pytest.mark.parametrize(("arguments", "error", "words"), BAD_WINDOWS.values(), ids=BAD_WINDOWS)
-def test_windows_that_are_none(arguments, error, words):
+def test_windows_that_are_no_windows(arguments, error, words):
     with pytest.raises(error, match=words):
         jaxrnn.checkpointed_value_and_grad(make_loss(jaxrnn.lstm), **arguments)
 

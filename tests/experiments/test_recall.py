@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import recall, sweep
+from experiments import recall, run, sweep
 
 TINY = ["evaluations=1", "optimizer.batch_size=16", "optimizer.steps=400", "model.hidden_size=16"]
 
@@ -40,7 +41,8 @@ def test_the_lag_decides(tmp_path, capsys):
     arguments = ["configs/recall_lstm.toml", *overrides, *axes, "--runs", str(tmp_path)]
     assert sweep.main(arguments) == 0
     accuracies = {3: [], 8: []}
-    for folder in tmp_path.iterdir():
+    (sweeps,) = tmp_path.iterdir()
+    for folder in sweeps.glob("*/*"):
         settings = json.loads((folder / "config.json").read_text())
         results = json.loads((folder / "results.json").read_text())
         accuracies[settings["lag"]].append(results["accuracy"])
@@ -74,7 +76,26 @@ def test_an_axis_that_is_none(text):
         sweep.parse_axis(text)
 
 
-def test_a_sweep_stops_at_a_run_that_fails(tmp_path, capsys):
-    arguments = ["configs/recall_lstm.toml", "--over", "lagg=3 8", "--runs", str(tmp_path)]
+def test_nothing_is_run_if_one_config_is_wrong(tmp_path, capsys):
+    arguments = ["configs/recall_lstm.toml", "--over", "lag=3 -8", "--runs", str(tmp_path)]
     assert sweep.main(arguments) == 2
-    assert "unknown key `lagg`" in capsys.readouterr().err
+    assert "`lag` must be" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        sweep.main([*arguments, "--over", "window,lag=3,4"])
+    assert "must name each key once" in capsys.readouterr().err
+
+
+def test_a_sweep_that_stops_tells_what_there_is(tmp_path, capsys, monkeypatch):
+    """The second run fails."""
+    codes = iter([0, 1])
+
+    def main(arguments):
+        folder = Path(arguments[-1]) / "run"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text('{"accuracy": 0.5}')
+        return next(codes)
+
+    monkeypatch.setattr(run, "main", main)
+    arguments = ["configs/recall_lstm.toml", "--over", "lag=3 8 9", "--runs", str(tmp_path)]
+    assert sweep.main(arguments) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "| 3 | 0.500 |"

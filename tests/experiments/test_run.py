@@ -76,7 +76,7 @@ def test_the_bias_of_truncation(language_run, capsys):
     arguments = ["--sequences", "2", "--length", "64", "--warm", "8"]
     assert truncation_bias.main([str(language_run), *arguments]) == 0
     said = capsys.readouterr().out
-    assert said.count("\n| ") == 7 and "trained: the adjoint shrinks by" in said
+    assert said.count("\n| ") == 7 and "trained: the adjoint of a loss shrinks by" in said
     assert (language_run / "truncation_bias.png").read_bytes().startswith(b"\x89PNG")
     with (language_run / "truncation_bias.csv").open() as file:
         lines = list(csv.DictReader(file))
