@@ -32,6 +32,7 @@ multiplication, so that NaN in a masked input stays there, and a cut stops what 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,26 +111,45 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    params, state, xs, *steps = _admitted(cell, params, state, xs, mask, reset, gamma)
-    plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
-    if reverse:
-        xs, steps = _flipped((xs, steps))
-    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the inputs.
-    ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
-    after_time = tuple(axis + 1 for axis in ones)
-    state = _mapped(jnp.squeeze, state, ones)
-    xs, steps = _mapped(jnp.squeeze, (xs, steps), after_time)
-    try:
-        last, hs = _unroll(cell, plan, params, state, xs, *steps)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise TypeError(
-            "forward mode alone (jvp, jacfwd, linearize) does not go through a backward pass that "
-            "is written by hand. Call jaxrnn.unroll_autodiff, the same function, instead."
-        ) from error
-    last, hs = _mapped(jnp.expand_dims, last, ones), jnp.expand_dims(hs, after_time)
-    return last, _flipped(hs) if reverse else hs
+    plan, params, state, xs, steps = _prepared(
+        cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
+    )
+    return _run_through(cell, plan, params, state, xs, steps, None, reverse)
+
+
+def adjoints(
+    loss: Callable[[Any, Float[Array, "T *B H"]], Float[Array, ""]],
+    cell: Cell,
+    params: Any,
+    state: Any | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    reverse: bool = False,
+    **options: Any,
+) -> tuple[Float[Array, ""], Any]:
+    """The loss, and the adjoint λ[t] = dR̂/ds[t] of every state, from one backward pass, (2).
+
+    λ[t] is what the loss would gain if the state after step t were moved: through the output of
+    that step, and through all that follows from it.
+
+    Args:
+      loss: `(last, hs) -> R̂`, a function of what `unroll` returns.
+      cell: and all that follow, `options` too: as in `unroll`.
+
+    Returns:
+      The loss, and the adjoints, of the state's kind with leaves `[T, *B, H]`.
+
+    Raises:
+      TypeError, ValueError: as `unroll`.
+    """
+    plan, params, state, xs, steps = _prepared(cell, params, state, xs, **options)
+    plan = plan._replace(adjoints=True)
+    probe = jax.tree.map(lambda s: jnp.zeros((xs.shape[0], *s.shape), s.dtype), state)
+
+    def of(probe):
+        return loss(*_run_through(cell, plan, params, state, xs, steps, probe, reverse))
+
+    return jax.value_and_grad(of)(probe)
 
 
 def unroll_autodiff(
@@ -152,8 +172,9 @@ def unroll_autodiff(
     Same arguments, results and errors as `unroll`; `chunk` and `store` are checked and change
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
-    params, state, xs, mask, linked, gamma = _admitted(cell, params, state, xs, mask, reset, gamma)
-    plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
+    plan, params, state, xs, (mask, linked, gamma) = _prepared(
+        cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
+    )
     uncut = _uncut(plan, xs.shape[0])
     params = matrices_in(params, plan.compute_dtype)
     us = cell.drive(params, _select(mask, xs, jnp.zeros_like(xs)))
@@ -209,14 +230,38 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
     return jnp.arange(size).reshape(-1, *[1] * lengths.ndim) < lengths
 
 
-def _outputs(cell, plan, params, state, xs, mask, linked, gamma) -> Any:
-    # Alone, with no backward pass to follow: nothing is kept.
-    del gamma
+def _run_through(cell, plan, params, state, xs, steps, probe, reverse):
+    """`_unroll`, in the order of the run."""
+    if reverse:
+        xs, steps, probe = _flipped((xs, steps, probe))
+    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the inputs.
+    ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
+    after_time = tuple(axis + 1 for axis in ones)
+    state = _mapped(jnp.squeeze, state, ones)
+    xs, steps, probe = _mapped(jnp.squeeze, (xs, steps, probe), after_time)
+    try:
+        last, hs = _unroll(cell, plan, params, state, xs, *steps, probe)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "forward mode alone (jvp, jacfwd, linearize) does not go through a backward pass that "
+            "is written by hand. Call jaxrnn.unroll_autodiff, the same function, instead."
+        ) from error
+    last, hs = _mapped(jnp.expand_dims, last, ones), jnp.expand_dims(hs, after_time)
+    return last, _flipped(hs) if reverse else hs
+
+
+def _outputs(cell, plan, params, state, xs, mask, linked, gamma, probe) -> Any:
+    # Alone, with no backward pass to follow: nothing is kept. The probe is zero, and there for its
+    # cotangent.
+    del gamma, probe
     plan = plan._replace(chunk=plan.chunk_alone, store="boundaries")
     return _forward(cell, plan, params, state, xs, mask, linked)[0]
 
 
-def _outputs_and_saved(cell, plan, params, state, xs, mask, linked, gamma):
+def _outputs_and_saved(cell, plan, params, state, xs, mask, linked, gamma, probe):
+    del probe
     # Not through `_unroll`: JAX differentiates this for derivatives of second order.
     outputs, saved = _forward(cell, plan, params, state, xs, mask, linked)
     return outputs, (params, state, xs, mask, linked, gamma, saved)
@@ -319,23 +364,30 @@ def _backward(cell, plan, saved, cotangents):
         (adjoint, dstate), adjoints = lax.scan(
             over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut, gamma), reverse=True
         )
+        emitted = adjoints if plan.adjoints else None
         adjoints = _select(mask, adjoints, zero)
         dparams_chunk, dxs = cell.param_vjp(params_t, xs, befores, lin, adjoints)  # (3)
-        return (adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)), dxs
+        carry = adjoint, dstate, jax.tree.map(jnp.add, dparams, dparams_chunk)
+        return carry, (dxs, emitted)
 
     def skip(carry, xs, mask, linked, uncut, gamma, *_):
         del mask, linked
         adjoint, *sums = carry
         passes = None if uncut is None else jnp.all(uncut)
         factor = None if gamma is None else jnp.prod(gamma, axis=0)
-        return (_scaled(factor, _select(passes, adjoint, zero)), *sums), jnp.zeros_like(xs)
+        carry = _scaled(factor, _select(passes, adjoint, zero)), *sums
+        return carry, (jnp.zeros_like(xs), None)
 
     def over_chunk(carry, first, inputs):
         xs, mask, linked, uncut, gamma, *saved = inputs
-        carry, dxs = _run_or_skip(run, skip, carry, xs, mask, linked, uncut, gamma, first, *saved)
-        return carry, None, dxs
+        arguments = xs, mask, linked, uncut, gamma, first, *saved
+        if plan.adjoints:
+            carry, outputs = run(carry, *arguments)
+        else:
+            carry, outputs = _run_or_skip(run, skip, carry, *arguments)
+        return carry, None, outputs
 
-    (adjoint, dstate, dparams), _, dxs = chunks.scan(
+    (adjoint, dstate, dparams), _, (dxs, emitted) = chunks.scan(
         over_chunk,
         plan.chunk,
         (adjoint, zero, sums),
@@ -344,7 +396,7 @@ def _backward(cell, plan, saved, cotangents):
         reverse=True,
     )
     dparams = jax.tree.map(lambda d, dtype: d.astype(dtype), dparams, dtypes)
-    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None, None
+    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None, None, emitted
 
 
 _unroll = jax.custom_vjp(_outputs, nondiff_argnums=(0, 1))
@@ -395,10 +447,24 @@ def _uncut(plan, size):
     return (steps % plan.truncate != 0) | (steps == 0)
 
 
-def _admitted(cell, params, state, xs, mask, reset, gamma):
-    """The arguments checked, as arrays placed alike; for `reset`: is a step linked to the last?"""
+def _prepared(
+    cell,
+    params,
+    state,
+    xs,
+    mask=None,
+    reset=None,
+    truncate=None,
+    gamma=None,
+    chunk=None,
+    store=None,
+    compute_dtype=None,
+):
+    """The plan, and the arguments checked, as arrays placed alike; those for each step are (mask,
+    whether a step is linked to the one before, gamma)."""
     params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
     gamma = None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs)
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
-    return placement.varying_alike((params, state, xs, mask, linked, gamma))
+    placed = placement.varying_alike((params, state, xs, (mask, linked, gamma)))
+    return make_plan(cell, *placed[:3], chunk, store, truncate, compute_dtype), *placed

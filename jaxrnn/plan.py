@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     store: Store
     truncate: int | None
     compute_dtype: Any
+    adjoints: bool = False
+    """Whether the backward pass gives every λ[t] too, as the cotangent of the probe."""
 
 
 def make_plan(

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 import jaxrnn
+from jaxrnn import bptt
 from tests.cases import (
     ACTIVATIONS,
     ALL_CELLS,
@@ -454,3 +455,56 @@ def test_lengths_to_mask():
     chex.assert_trees_all_equal(mask.sum(0), jnp.array([[0, 2], [5, 5]]))
     chex.assert_trees_all_equal(mask[:, 0, 1], jnp.arange(5) < 2)
     chex.assert_trees_all_equal(jaxrnn.lengths_to_mask(jnp.array(3), 4), jnp.arange(4) < 3)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("store", "chunk"), [("states", 4), ("residuals", None), ("boundaries", 3)]
+)
+@pytest.mark.parametrize("option", ["", "mask", "ragged", "reset", "truncate", "gamma", "reverse"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_adjoints_are_derivatives_by_the_states(cell, option, store, chunk):
+    """Against autodiff by a number added to every state, in a plain loop over the steps."""
+    case = problem(cell, SIZE)
+    options = {
+        "mask": {"mask": steps(0.7, SIZE, seed=1)},
+        "ragged": {"mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 6]), SIZE)},
+        "reset": {"mask": steps(0.7, SIZE, seed=1), "reset": steps(0.3, SIZE, seed=2)},
+        "truncate": {"truncate": 4},
+        "gamma": {"gamma": jnp.asarray(factors(SIZE, (3,)))},
+        "reverse": {"reverse": True},
+    }.get(option, {})
+    mask, reset = options.get("mask", jnp.ones((SIZE, 3), bool)), options.get("reset")
+    gamma = options.get("gamma", jnp.ones((SIZE, 3)))
+    if option == "truncate":
+        gamma = jnp.where(jnp.arange(SIZE)[:, None] % 4 == 0, 0.0, gamma).at[0].set(1)
+
+    def of(last, hs):
+        ends = jax.tree.map(lambda w, s: jnp.sum(w * jnp.cos(s)), case.on_last, last)
+        return jnp.sum(case.on_hs * jnp.sin(hs)) + sum(jax.tree.leaves(ends))
+
+    def by_hand(probe):
+        now, hs = case.state, [jnp.zeros((3, 5))] * SIZE
+
+        def select(where, a, b):
+            return jax.tree.map(lambda a, b: jnp.where(where[:, None], a, b), a, b)
+
+        for t in reversed(range(SIZE)) if option == "reverse" else range(SIZE):
+            # γ times the derivative, and the value.
+            fixed = jax.lax.stop_gradient(now)
+            now = jax.tree.map(lambda s, f, t=t: f + gamma[t, :, None] * (s - f), now, fixed)
+            now = now if reset is None else select(reset[t], case.state, now)
+            after, _ = cell.step(case.params, now, cell.drive(case.params, case.xs[t]))
+            now = select(mask[t], after, now)
+            now = jax.tree.map(lambda s, p, t=t: s + p[t], now, probe)
+            hs[t] = jnp.where(mask[t][:, None], now.h, 0)
+        return of(now, jnp.stack(hs))
+
+    probe = jax.tree.map(lambda s: jnp.zeros((SIZE, *s.shape)), case.state)
+    expected = jax.jit(jax.value_and_grad(by_hand))(probe)
+    got = jax.jit(
+        lambda: bptt.adjoints(
+            of, cell, case.params, case.state, case.xs, store=store, chunk=chunk, **options
+        )
+    )()
+    assert_close(got, expected)
