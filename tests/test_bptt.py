@@ -459,9 +459,17 @@ def test_lengths_to_mask():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("store", "chunk"), [("states", 4), ("residuals", None), ("boundaries", 3)]
+    ("option", "store", "chunk"),
+    [
+        ("", "states", None),
+        ("mask", "residuals", 4),
+        ("ragged", "states", 4),  # with chunks in which every sequence has ended
+        ("reset", "boundaries", 3),
+        ("truncate", "states", 3),
+        ("gamma", "residuals", None),
+        ("reverse", "boundaries", 4),
+    ],
 )
-@pytest.mark.parametrize("option", ["", "mask", "ragged", "reset", "truncate", "gamma", "reverse"])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_adjoints_are_derivatives_by_the_states(cell, option, store, chunk):
     """Against autodiff by a number added to every state, in a plain loop over the steps."""
