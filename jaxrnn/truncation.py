@@ -158,7 +158,7 @@ def adaptive_truncation(
                 "the loss of the last step of `batch` has no gradient. Has it a label? End the "
                 "batch with a step that has one."
             )
-        rate = _rate_of(adjoints)
+        rate = decay_rate(adjoints)
         if rate >= 1:
             return AdaptiveTruncation(None, rate, adjoints, np.full(size, np.inf))
         # (3), for K = 1 … R.
@@ -206,8 +206,12 @@ def _norm(tree):
     return jnp.sqrt(sum(squares))
 
 
-def _rate_of(norms):
-    """exp of the slope of a line through the logarithms of the second half, as far as it is > 0."""
+def decay_rate(norms: Float64[np.ndarray, " R"]) -> float:
+    """The factor per lag of norms `[R]`: a line through their logarithms, over the second half.
+
+    Zeros are left out, for they are what underflowed: 0 if less than two norms are left, and
+    infinity if one is not finite.
+    """
     if not np.isfinite(norms).all():
         return math.inf
     lags = np.flatnonzero(norms)  # beyond these it underflowed

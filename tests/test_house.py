@@ -33,11 +33,12 @@ FLOORS = {
     "jaxrnn.windows": 4,
     "jaxrnn.layers": 5,
     "jaxrnn.truncation": 5,
+    "jaxrnn.flow": 6,
     "jaxrnn.train": 6,
     "jaxrnn": 7,  # the public names
 }
 # Beyond the floors: an engine takes any cell, so it knows none.
-ENGINES = {"jaxrnn.bptt", "jaxrnn.plan", "jaxrnn.truncation", "jaxrnn.windows"}
+ENGINES = {"jaxrnn.bptt", "jaxrnn.flow", "jaxrnn.plan", "jaxrnn.truncation", "jaxrnn.windows"}
 CELLS = {"jaxrnn.cells.elman", "jaxrnn.cells.gru", "jaxrnn.cells.lstm"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
