@@ -58,10 +58,7 @@ def adjoint_profile(
       TypeError, ValueError: as `jaxrnn.unroll`.
     """
     _, adjoints = bptt.adjoints(loss, cell, params, state, xs, **options)
-    squares = [
-        jnp.sum(jnp.square(a.astype(wide(a.dtype))), axis=-1) for a in jax.tree.leaves(adjoints)
-    ]
-    return jnp.flip(jnp.sqrt(sum(squares, start=jnp.zeros_like(squares[0]))), axis=0)
+    return jnp.flip(jnp.sqrt(_squares(adjoints)), axis=0)
 
 
 def lag_gradients(
@@ -209,6 +206,42 @@ def jacobian_product_svd(
     return jnp.log(values[:count]) + log_scales[-1]
 
 
+def vanishing_regularizer(
+    loss: Loss, cell: Cell, params: Any, state: Any | None, xs: Float[Array, "T *B I"]
+) -> Float[Array, ""]:
+    """Ω = Σ_t (‖J[t]ᵀ λ[t]‖ / ‖λ[t]‖ - 1)², the mean over sequences: how far errors shrink or grow.
+
+    Added to a loss, with a small weight, it asks the recurrent matrix to preserve the norm of the
+    errors where there are any. As in the source, it is differentiated by the matrices in J[t]
+    alone: adjoints, states and all that follows from them are constants, so it costs one backward
+    pass more, and no derivative of second order.
+
+    Args:
+      loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
+      cell: and all that follow: as in `jaxrnn.unroll`.
+
+    Returns:
+      Ω, in float32 or wider. Steps whose adjoint is 0 count nothing.
+
+    Raises:
+      TypeError, ValueError: as `jaxrnn.unroll`.
+
+    Source: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, section 3.3.
+    """
+    fixed = jax.lax.stop_gradient(params)
+    _, adjoints = bptt.adjoints(loss, cell, fixed, state, xs)
+    _, _, lin, _ = _linearized(cell, fixed, state, xs)
+    lin, adjoints = jax.lax.stop_gradient((lin, adjoints))
+    after = _squares(adjoints)
+    alive = after > 0
+    # √ has no slope at 0: a step without an adjoint is replaced before, not after.
+    ones = jnp.ones_like(after)
+    before = jnp.where(alive, _squares(cell.state_vjp(transposed(params), lin, adjoints)), ones)
+    ratios = jnp.sqrt(jnp.where(before > 0, before, ones) / jnp.where(alive, after, ones))
+    ratios = jnp.where(before > 0, ratios, jnp.zeros_like(ratios))
+    return jnp.mean(jnp.sum(jnp.square(ratios - 1), axis=0, where=alive))
+
+
 class MemoryHorizon(NamedTuple):
     """How far back a gradient reaches."""
 
@@ -241,6 +274,12 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
         )
     below = np.flatnonzero(norms < share * norms[0])
     return MemoryHorizon(int(below[0]) if below.size else None, decay_rate(norms))
+
+
+def _squares(states):
+    """Of the norms over all leaves `[..., H]`: `[...]`, in float32 or wider."""
+    squares = [jnp.sum(jnp.square(a.astype(wide(a.dtype))), axis=-1) for a in states]
+    return sum(squares[1:], start=squares[0])
 
 
 def _linearized(cell, params, state, xs):

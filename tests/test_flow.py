@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 import jaxrnn
-from jaxrnn import flow
+from jaxrnn import bptt, flow
 from tests.cases import CELLS, problem
 
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -230,3 +230,53 @@ WRONG = {
 def test_wrong_arguments(call, words):
     with pytest.raises(ValueError, match=words):
         call((jaxrnn.elman, *problem(jaxrnn.elman, dtype=jnp.float32)[:3]))
+
+
+@pytest.mark.usefixtures("x64")
+@each_cell
+def test_the_regulariser_against_dense_jacobians(cell):
+    case = one_sequence(cell)
+    omega = flow.vanishing_regularizer(last_output, cell, *case[:3])
+    _, adjoints = bptt.adjoints(last_output, cell, *case[:3])
+    expected = 0.0
+    for t, jacobian in enumerate(dense_jacobians(cell, case)):
+        after = ravel_pytree(jax.tree.map(lambda a, t=t: a[t], adjoints))[0]
+        expected += (np.linalg.norm(jacobian.T @ after) / np.linalg.norm(after) - 1) ** 2
+    np.testing.assert_allclose(omega, expected, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_regulariser_s_gradient_is_the_immediate_one():
+    """By W_hh in J[t] = diag(1 - h²) W_hhᵀ alone, states and adjoints held fixed."""
+    cell = jaxrnn.elman
+    case = problem(cell, 6)
+    _, adjoints = bptt.adjoints(last_output, cell, *case[:3])
+    hs = jaxrnn.unroll(cell, *case[:3])[1]
+
+    def by_hand(w_hh):
+        back = (adjoints.h * (1 - hs**2)) @ w_hh.T
+        ratios = jnp.linalg.norm(back, axis=-1) / jnp.linalg.norm(adjoints.h, axis=-1)
+        return jnp.mean(jnp.sum((ratios - 1) ** 2, axis=0))
+
+    grads = jax.grad(lambda p: flow.vanishing_regularizer(last_output, cell, p, *case[1:3]))(
+        case.params
+    )
+    expected = jax.tree.map(jnp.zeros_like, case.params)
+    expected = expected._replace(w_hh=jax.grad(by_hand)(case.params.w_hh))
+    chex.assert_trees_all_close(grads, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_regulariser_without_errors():
+    """Sequences that the loss does not look at, and a matrix of zeros, cost no NaN."""
+    case = problem(jaxrnn.elman, dtype=jnp.float32)
+    params = case.params._replace(w_hh=jnp.zeros((5, 5)))
+
+    def omega(params):
+        loss = lambda last, hs: jnp.sum(hs[-1, 0])  # noqa: E731
+        return flow.vanishing_regularizer(loss, jaxrnn.elman, params, *case[1:3])
+
+    value, grads = jax.value_and_grad(omega)(params)
+    assert value == pytest.approx(
+        1 / 3
+    )  # one step of one of three sequences has an error: (0 - 1)²
+    chex.assert_tree_all_finite(grads)

@@ -32,6 +32,7 @@ FLOORS = {
     "jaxrnn.bptt": 4,  # engines, that know no cell
     "jaxrnn.windows": 4,
     "jaxrnn.layers": 5,
+    "jaxrnn.initializers": 5,
     "jaxrnn.truncation": 5,
     "jaxrnn.flow": 6,
     "jaxrnn.train": 6,
