@@ -45,6 +45,9 @@ from jaxrnn import checks, chunks, placement
 from jaxrnn.cells.base import Cell, for_loop, matrices_in, transposed, wide
 from jaxrnn.plan import Store, make_plan
 
+# Of `unroll`, beside `reverse`.
+OPTIONS = frozenset("mask reset truncate gamma chunk store compute_dtype".split())
+
 
 def unroll(
     cell: Cell,
@@ -111,7 +114,7 @@ def unroll(
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it", Proc.
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
-    plan, params, state, xs, steps = _prepared(
+    plan, params, state, xs, steps = prepared(
         cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
     )
     return _run_through(cell, plan, params, state, xs, steps, None, reverse)
@@ -127,7 +130,7 @@ def adjoints(
     reverse: bool = False,
     **options: Any,
 ) -> tuple[Float[Array, ""], Any]:
-    """The loss, and the adjoint λ[t] = dR̂/ds[t] of every state, from one backward pass, (2).
+    """The loss, and the adjoint λ[t] = dR̂/ds[t] of every state, by one backward pass, (2).
 
     λ[t] is what the loss would gain if the state after step t were moved: through the output of
     that step, and through all that follows from it.
@@ -142,12 +145,21 @@ def adjoints(
     Raises:
       TypeError, ValueError: as `unroll`.
     """
-    plan, params, state, xs, steps = _prepared(cell, params, state, xs, **options)
+    if unknown := sorted(set(options) - OPTIONS):
+        raise TypeError(
+            f"`unroll` has no option {', '.join(unknown)}, but {', '.join(sorted(OPTIONS))}."
+        )
+    plan, params, state, xs, steps = prepared(cell, params, state, xs, **options)
     plan = plan._replace(adjoints=True)
-    probe = jax.tree.map(lambda s: jnp.zeros((xs.shape[0], *s.shape), s.dtype), state)
+    # Placed as the state is, on whatever mesh.
+    probe = jax.tree.map(
+        lambda s: jnp.broadcast_to(jnp.zeros_like(s), (xs.shape[0], *s.shape)), state
+    )
 
     def of(probe):
-        return loss(*_run_through(cell, plan, params, state, xs, steps, probe, reverse))
+        value = loss(*_run_through(cell, plan, params, state, xs, steps, probe, reverse))
+        checks.scalar("loss", value, "of the last state and the outputs")
+        return value
 
     return jax.value_and_grad(of)(probe)
 
@@ -172,7 +184,7 @@ def unroll_autodiff(
     Same arguments, results and errors as `unroll`; `chunk` and `store` are checked and change
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
-    plan, params, state, xs, (mask, linked, gamma) = _prepared(
+    plan, params, state, xs, (mask, linked, gamma) = prepared(
         cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
     )
     uncut = _uncut(plan, xs.shape[0])
@@ -447,21 +459,21 @@ def _uncut(plan, size):
     return (steps % plan.truncate != 0) | (steps == 0)
 
 
-def _prepared(
-    cell,
-    params,
-    state,
-    xs,
-    mask=None,
-    reset=None,
-    truncate=None,
-    gamma=None,
-    chunk=None,
-    store=None,
-    compute_dtype=None,
-):
-    """The plan, and the arguments checked, as arrays placed alike; those for each step are (mask,
-    whether a step is linked to the one before, gamma)."""
+def prepared(
+    cell: Any,
+    params: Any,
+    state: Any,
+    xs: Any,
+    mask: Any = None,
+    reset: Any = None,
+    truncate: Any = None,
+    gamma: Any = None,
+    chunk: Any = None,
+    store: Any = None,
+    compute_dtype: Any = None,
+) -> Any:
+    """The plan, and the arguments checked, as arrays placed alike; those for each step, `[T, *B]`,
+    are (mask, whether a step is linked to the one before, gamma)."""
     params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
     gamma = None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs)
     state = placement.as_batch_of(xs, state)

@@ -233,14 +233,17 @@ def within(name: str, got: int, size: int) -> None:
         )
 
 
-def scalar(name: str, got: Any) -> None:
-    """Raises unless `got` is a single floating number."""
-    dtype = jnp.result_type(got)
-    if jnp.shape(got) != () or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"`loss_fn` must return a {name} that is one floating number, the sum over the steps "
-            f"of its window, but got {dtype} of shape {jnp.shape(got)}. Sum it: {name}.sum()."
-        )
+def scalar(name: str, got: Any, what: str) -> None:
+    """Raises unless `got`, what a function `name` gave, is a single floating number."""
+    if jax.tree.structure(got) != jax.tree.structure(0):
+        kind = f"a {type(got).__name__}"
+    elif jnp.shape(got) != () or not jnp.issubdtype(jnp.result_type(got), jnp.floating):
+        kind = f"{jnp.result_type(got)} of shape {jnp.shape(got)}. Sum it: loss.sum()"
+    else:
+        return
+    raise TypeError(
+        f"`{name}` must return a loss that is one floating number, {what}, but got {kind}."
+    )
 
 
 def floating(dtype: Any) -> jnp.dtype:

@@ -11,10 +11,12 @@ Jacobians: of its singular values, and, over many steps, of the Lyapunov exponen
     Q[t] R[t] = J[t] Q[t-1],    exponent k = mean over t of log |R[t]_kk|                     (3)
 
 with Q[t] orthonormal, R[t] triangular: the mean logarithm by which a step stretches k directions.
-Below 0 gradients vanish, above 0 they explode. For all of it the coefficients of every J[t] are
+Where the first is below 0, gradients vanish; along directions whose exponent is above 0, they
+explode. For all of it the coefficients of every J[t] are
 computed once, in parallel over time (`Cell.linearize`), and then a linear recursion runs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ from jaxtyping import Float, Shaped
 
 from jaxrnn import bptt, checks
 from jaxrnn.cells.base import Cell, transposed, wide
-from jaxrnn.truncation import decay_rate
+from jaxrnn.truncation import decay_rate, largest_modulus, norm
 
 Loss = Callable[[Any, Any], Any]
 
@@ -44,7 +46,8 @@ def adjoint_profile(
 
         profile = adjoint_profile(lambda last, hs: hs[-1].sum(), jaxrnn.lstm, params, None, xs)
 
-    Lags count from the last step of `xs`; for a loss at step t, give the steps up to it.
+    Lags count from the last step of the run; for a loss at step t, give the steps up to it. With a
+    mask a sequence that ends early begins with a plateau: its state waits for the others.
 
     Args:
       loss: `(last, hs) -> R̂`, a function of what `unroll` returns. Of a loss at many steps, an
@@ -58,7 +61,8 @@ def adjoint_profile(
       TypeError, ValueError: as `jaxrnn.unroll`.
     """
     _, adjoints = bptt.adjoints(loss, cell, params, state, xs, **options)
-    return jnp.flip(jnp.sqrt(_squares(adjoints)), axis=0)
+    norms = norm(adjoints, axis=-1)
+    return norms if options.get("reverse") else jnp.flip(norms, axis=0)
 
 
 def lag_gradients(
@@ -71,14 +75,15 @@ def lag_gradients(
     """The terms of (2): what every lag contributes to dR̂/dθ. Their sum is BPTT's gradient.
 
     The lecture's expanded sum, for real networks: of a loss at the last step, term i is what the
-    gradient owes to step T-i. It holds T copies of the parameters.
+    gradient owes to step T-i. It holds T copies of the parameters. Masks are not taken: give
+    sequences without padding.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
       cell: and all that follow: as in `jaxrnn.unroll`.
 
     Returns:
-      A tree like `params`, its leaves `[T, ...]`, lag 0 first.
+      A tree like `params`, its leaves `[T, ...]`, lag 0 first, in float32 or wider.
 
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
@@ -90,7 +95,7 @@ def lag_gradients(
         return cell.param_vjp(transposed(params), x, before, lin, adjoint)[0]
 
     terms = jax.vmap(term)(xs, befores, lin, adjoints)
-    return jax.tree.map(lambda d, p: jnp.flip(d, axis=0).astype(p.dtype), terms, params)
+    return jax.tree.map(lambda d: jnp.flip(d, axis=0), terms)
 
 
 def lyapunov_spectrum(
@@ -116,32 +121,26 @@ def lyapunov_spectrum(
       transient: first steps that turn the directions, and are not averaged over.
 
     Returns:
-      The exponents, the largest first as T grows, in float32 or wider.
+      The exponents, the largest first as T grows, in float32 or wider. Along a direction in which
+      some J[t] is singular (a relu unit that is not active, a slope that rounds to 0, an LSTM whose
+      cells and candidates are still 0) an exponent is -∞ or noise, and the gradient not finite: ask
+      for fewer by `count`.
 
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`, if `count` is not between 1 and the numbers of the
         state, or no step is left after the transient.
 
-    Source: Benettin et al. (1980), Meccanica 15; for recurrent networks Engelken, Wolf & Abbott
-    (2023), Physical Review Research 5.
+    Source: Benettin, Galgani, Giorgilli & Strelcyn (1980), Meccanica 15, part 2; for recurrent
+    networks Engelken, Wolf & Abbott (2023), Physical Review Research 5, 043044.
     """
-    params, befores, lin, xs = _linearized(cell, params, state, xs)
-    forward, _, width = _products(cell, params, befores)
-    count = width if count is None else checks.positive("count", count)
     transient = checks.natural("transient", transient)
-    _check_count(count, width)
-    if transient >= len(xs):
+    lin, forward, _, start = _products(cell, params, state, xs, count)
+    size = jax.tree.leaves(lin)[0].shape[0]
+    if transient >= size:
         raise ValueError(
-            f"`transient` must be less than T = {len(xs)}, but got {transient}: no step is left."
+            f"`transient` must be less than T = {size}, but got {transient}: no step is left."
         )
-
-    def over_step(q, lin):
-        q, r = jnp.linalg.qr(forward(lin, q))
-        return q, jnp.log(jnp.abs(jnp.diagonal(r)))
-
-    # Directions that no symmetry of the network singles out.
-    start = jax.random.normal(jax.random.key(0), (width, count), wide(xs.dtype))
-    _, logs = lax.scan(over_step, jnp.linalg.qr(start)[0], lin)
+    _, logs = _stretched(forward, lin, start)
     return jnp.mean(logs[transient:], axis=0)
 
 
@@ -156,8 +155,9 @@ def jacobian_product_svd(
 ) -> Float[Array, " k"]:
     """log of the largest singular values of J[T] … J[1], by products with vectors alone.
 
-    Subspace iteration with Aᵀ A, `count` and a few more vectors, scaled at every step: a product
-    that vanishes or explodes beyond the range of floats has logarithms all the same.
+    Orthogonal iteration with Aᵀ A, A the product, `count` and a few more vectors, which are made
+    orthonormal again after every step: so singular values far below the largest are resolved too,
+    and those of a product beyond the range of floats.
 
     Args:
       cell: a `Cell`. Static.
@@ -165,8 +165,7 @@ def jacobian_product_svd(
       state: the state before the first step, leaves `[H]`; None for zeros.
       xs: the inputs of one sequence, `[T, I]`.
       count: how many.
-      iterations: products with Aᵀ A. Singular values below the largest times the rounding error
-        are not resolved.
+      iterations: products with Aᵀ A. Where the k-th and the next value are alike, more are needed.
 
     Returns:
       Natural logarithms, the largest first, in float32 or wider. Divided by T, they tend to the
@@ -175,35 +174,19 @@ def jacobian_product_svd(
     Raises:
       TypeError, ValueError: as `lyapunov_spectrum`.
 
-    Source: Halko, Martinsson & Tropp (2011), SIAM Review 53, algorithm 4.4.
+    Source: Golub & Van Loan (2013), Matrix Computations, section 8.2: orthogonal iteration.
     """
-    params, befores, lin, xs = _linearized(cell, params, state, xs)
-    forward, back, width = _products(cell, params, befores)
+    iterations = checks.positive("iterations", iterations)
     count = checks.positive("count", count)
-    _check_count(count, width)
-    block = min(width, count + 4)
-
-    def through(product, vectors, reverse):
-        def over_step(carry, lin):
-            vectors, log_scale = carry
-            vectors = product(lin, vectors)
-            scale = jnp.max(jnp.abs(vectors))
-            scale = jnp.where(scale > 0, scale, 1)
-            return (vectors / scale, log_scale + jnp.log(scale)), None
-
-        zero = jnp.zeros((), vectors.dtype)
-        return lax.scan(over_step, (vectors, zero), lin, reverse=reverse)[0]
+    lin, forward, back, start = _products(cell, params, state, xs, count, extra=4)
 
     def iterate(q, _):
-        y, _ = through(forward, q, False)
-        z, log_scale = through(back, jnp.linalg.qr(y)[0], True)
-        return jnp.linalg.qr(z)[0], (z, log_scale)
+        q, _ = _stretched(forward, lin, q)
+        q, logs = _stretched(back, lin, q, reverse=True)
+        return q, jnp.sum(logs, axis=0)
 
-    start = jax.random.normal(jax.random.key(0), (width, block), wide(xs.dtype))
-    iterations = checks.positive("iterations", iterations)
-    _, (zs, log_scales) = lax.scan(iterate, jnp.linalg.qr(start)[0], length=iterations)
-    values = jnp.linalg.svd(zs[-1], compute_uv=False)
-    return jnp.log(values[:count]) + log_scales[-1]
+    _, values = lax.scan(iterate, start, length=iterations)
+    return jnp.flip(jnp.sort(values[-1]))[:count]
 
 
 def vanishing_regularizer(
@@ -213,12 +196,14 @@ def vanishing_regularizer(
 
     Added to a loss, with a small weight, it asks the recurrent matrix to preserve the norm of the
     errors where there are any. As in the source, it is differentiated by the matrices in J[t]
-    alone: adjoints, states and all that follows from them are constants, so it costs one backward
-    pass more, and no derivative of second order.
+    alone: states, adjoints, and the parameters and inputs that they come from are constants, so
+    it costs two forward passes and a backward pass more, and no derivative of second order. Unlike
+    there, the state is h (and c), not what the activation is applied to.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
-      cell: and all that follow: as in `jaxrnn.unroll`.
+      cell: and all that follow: as in `jaxrnn.unroll`. Masks are not taken: give sequences without
+        padding.
 
     Returns:
       Ω, in float32 or wider. Steps whose adjoint is 0 count nothing.
@@ -226,20 +211,23 @@ def vanishing_regularizer(
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
 
-    Source: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, section 3.3.
+    Source: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, section 3.3, equation 9.
     """
-    fixed = jax.lax.stop_gradient(params)
+    fixed, state, xs = lax.stop_gradient((params, state, xs))
     _, adjoints = bptt.adjoints(loss, cell, fixed, state, xs)
     _, _, lin, _ = _linearized(cell, fixed, state, xs)
-    lin, adjoints = jax.lax.stop_gradient((lin, adjoints))
-    after = _squares(adjoints)
-    alive = after > 0
-    # √ has no slope at 0: a step without an adjoint is replaced before, not after.
-    ones = jnp.ones_like(after)
-    before = jnp.where(alive, _squares(cell.state_vjp(transposed(params), lin, adjoints)), ones)
-    ratios = jnp.sqrt(jnp.where(before > 0, before, ones) / jnp.where(alive, after, ones))
-    ratios = jnp.where(before > 0, ratios, jnp.zeros_like(ratios))
-    return jnp.mean(jnp.sum(jnp.square(ratios - 1), axis=0, where=alive))
+    lin, adjoints = lax.stop_gradient((lin, adjoints))
+    # J is linear: so that no square underflows, each adjoint has a largest entry of 1.
+    largest = largest_modulus(adjoints, axis=-1)
+    alive = (largest > 0) & jnp.isfinite(largest)
+    unit = jnp.where(alive, largest, 1)[..., None]
+    adjoints = jax.tree.map(lambda a: a / unit, adjoints)
+    before = _squares(cell.state_vjp(transposed(params), lin, adjoints))
+    after = jnp.where(alive, _squares(adjoints), 1)
+    # √ has no slope at 0, so 0 is replaced before the root is taken.
+    shrunk = jnp.sqrt(jnp.where(before > 0, before, 1) / after)
+    terms = jnp.square(jnp.where(before > 0, shrunk, 0) - 1)
+    return jnp.mean(jnp.sum(jnp.where(alive, terms, 0), axis=0))
 
 
 class MemoryHorizon(NamedTuple):
@@ -249,7 +237,8 @@ class MemoryHorizon(NamedTuple):
     """The first lag at which the adjoint is below the share of its first; None if it never is."""
     rate: float
     """The factor by which it shrinks per step, from a line through the logarithms of the second
-    half of the profile; 0 where it vanished at once, above 1 where it grows."""
+    half of the lags where it is not 0; 0 where it vanished at once, above 1 where it grows, ∞ where
+    it is not finite."""
 
 
 def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryHorizon:
@@ -257,7 +246,7 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
 
     Args:
       profile: norms by lag, `[T]`, or `[T, *B]` of many sequences, which are averaged:
-        `adjoint_profile`'s.
+        `adjoint_profile`'s. It is read on the host: not under `jit`.
       share: between 0 and 1.
 
     Raises:
@@ -278,14 +267,15 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
 
 def _squares(states):
     """Of the norms over all leaves `[..., H]`: `[...]`, in float32 or wider."""
-    squares = [jnp.sum(jnp.square(a.astype(wide(a.dtype))), axis=-1) for a in states]
-    return sum(squares[1:], start=squares[0])
+    leaves = jax.tree.leaves(states)
+    squares = [jnp.sum(jnp.square(a.astype(wide(a.dtype))), axis=-1) for a in leaves]
+    return functools.reduce(jnp.add, squares)
 
 
 def _linearized(cell, params, state, xs):
     """The parameters and inputs checked; the states before every step; the coefficients, (3) of
     `cells.base`, of all of them at once."""
-    params, state, xs, _, _ = checks.sequence(cell, params, state, xs, None, None)
+    _, params, state, xs, _ = bptt.prepared(cell, params, state, xs)
     us = cell.drive(params, xs)
 
     def over_step(before, u):
@@ -296,31 +286,43 @@ def _linearized(cell, params, state, xs):
     return params, befores, cell.linearize(params, befores, afters, res), xs
 
 
-def _check_count(count, width):
-    if count > width:
-        raise ValueError(f"`count` must be at most {width}, the state's numbers, but got {count}.")
-
-
-def _products(cell, params, befores):
-    """`(lin, [D, k]) -> [D, k]`: J times vectors, and Jᵀ times vectors, and D, the state's numbers.
+def _products(cell, params, state, xs, count, extra=0):
+    """The coefficients of every J[t]; `(lin, [D, k]) -> [D, k]`: J times vectors, Jᵀ times vectors;
+    and k orthonormal vectors `[D, k]` to begin with, D the state's numbers. In float32 or wider.
 
     J is the transpose of what the cell has: there is no second derivation.
     """
-    if any(s.ndim != 2 for s in befores):
+    if jnp.ndim(xs) != 2:
         raise ValueError(
-            f"`xs` must be one sequence, (T, I), but has batch axes, {befores.h.shape[1:-1]}: "
-            "jax.vmap over sequences."
+            f"`xs` must be one sequence, (T, I), but got {jnp.shape(xs)}: jax.vmap over sequences."
         )
-    one = jax.tree.map(lambda s: s[0], befores)
+    params, befores, lin, _ = _linearized(cell, params, state, xs)
+    params, lin = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (params, lin))
+    one = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], wide(s.dtype)), befores)
     flat, unflatten = ravel_pytree(one)
-    params_t = transposed(params)
+    params_t, width = transposed(params), flat.size
+    count = width if count is None else checks.positive("count", count)
+    if count > width:
+        raise ValueError(f"`count` must be at most {width}, the state's numbers, but got {count}.")
 
     def back(lin, vector):
-        adjoint = unflatten(vector.astype(flat.dtype))
-        return ravel_pytree(cell.state_vjp(params_t, lin, adjoint))[0].astype(vector.dtype)
+        return ravel_pytree(cell.state_vjp(params_t, lin, unflatten(vector)))[0]
 
     def forward(lin, vector):
         return jax.linear_transpose(lambda v: back(lin, v), vector)(vector)[0]
 
     columns = {"in_axes": (None, 1), "out_axes": 1}
-    return jax.vmap(forward, **columns), jax.vmap(back, **columns), flat.size
+    # Directions that no symmetry of the network singles out.
+    start = jax.random.normal(jax.random.key(0), (width, min(width, count + extra)), flat.dtype)
+    products = (jax.vmap(product, **columns) for product in (forward, back))
+    return lin, *products, jnp.linalg.qr(start)[0]
+
+
+def _stretched(product, lin, q, reverse=False):
+    """(3): the last Q `[D, k]`, and log |R_kk| of every step `[T, k]`."""
+
+    def over_step(q, lin):
+        q, r = jnp.linalg.qr(product(lin, q))
+        return q, jnp.log(jnp.abs(jnp.diagonal(r)))
+
+    return lax.scan(over_step, q, lin, reverse=reverse)

@@ -37,16 +37,16 @@ def identity(params: ElmanParams, scale: float = 1.0) -> ElmanParams:
     """
     if not isinstance(params, ElmanParams):
         raise TypeError(f"`params` must be ElmanParams, but got a {type(params).__name__}.")
-    eye = scale * jnp.eye(len(params.w_hh), dtype=params.w_hh.dtype)
+    eye = (scale * jnp.eye(len(params.w_hh))).astype(params.w_hh.dtype)
     return params._replace(w_hh=eye, b=jnp.zeros_like(params.b))
 
 
 def chrono(key: PRNGKeyArray, params: Params, longest: float) -> Params:
-    """Biases of the gates with which units remember for 1 to `longest` - 1 steps.
+    """Biases of the gates with which units remember for 2 to `longest` steps.
 
-    A forget gate σ(b) shrinks the memory by as much at every step, so with b = log(τ), for τ drawn
-    evenly between 1 and `longest` - 1, it lasts about τ steps. For an LSTM the input gates' biases
-    are -b; for a GRU b is that of the gate z, which keeps the state.
+    A forget gate σ(b) shrinks the memory by as much at every step: with b = log(τ) by τ / (τ + 1),
+    which is a time constant of τ + 1 steps, for τ drawn evenly between 1 and `longest` - 1. For an
+    LSTM the input gates' biases are -b; for a GRU b is that of the gate z, which keeps the state.
 
     Args:
       key: a random key.
@@ -56,7 +56,8 @@ def chrono(key: PRNGKeyArray, params: Params, longest: float) -> Params:
     Raises:
       TypeError, ValueError: if the parameters have no gates, or `longest` is no number above 2.
 
-    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?", arXiv:1804.11188.
+    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?", arXiv:1804.11188,
+    section 2.
     """
     longest = checks.between("longest", longest, 2.0)
     if not isinstance(params, LSTMParams | GRUParams):
@@ -79,18 +80,22 @@ def spectral_radius(params: Params, radius: float) -> Params:
     """The recurrent matrix `[H, G]` scaled, so that each gate's block has this spectral radius.
 
     That is the largest modulus of its eigenvalues, by which a linear network stretches a state per
-    step over many steps. It is computed on the host: not under `jit`.
+    step over many steps. Above 1 a tanh network without input does not forget where it began; below
+    1 it usually does, and always where the largest singular value is below 1 too. Of a gated cell
+    the blocks' radii say less. It is computed on the host: not under `jit`.
 
     Args:
       params: any cell's.
-      radius: at least 0; below 1 a network of tanh units forgets where it began.
+      radius: at least 0.
 
     Raises:
-      ValueError: if a block is nilpotent, as a matrix of zeros is, and cannot be scaled.
+      TypeError, ValueError: if `radius` is no number ≥ 0, or all eigenvalues of a block are 0.
 
     Source: Jaeger (2001), "The echo state approach to analysing and training recurrent neural
     networks", GMD report 148.
     """
+    if radius != 0:
+        radius = checks.between("radius", radius, 0.0)
     w_hh: Array = getattr(params, "w_hh")  # noqa: B009
     blocks = np.split(np.asarray(w_hh, np.float64), w_hh.shape[1] // len(w_hh), axis=1)
     radii = [np.abs(np.linalg.eigvals(block)).max() for block in blocks]

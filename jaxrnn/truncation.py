@@ -24,6 +24,7 @@ if ‖λ_i‖, and so ‖d_i‖, falls as β^i beyond R, with β from a line thr
 half.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -188,7 +189,7 @@ def _contributions(loss_fn, params, state, batch):
         loss, _, back = windows.pullback(loss_fn, params, before, windows.steps(batch, t, 1))
         part, adjoint = back(dloss.astype(loss.dtype), adjoint)
         total = jax.tree.map(jnp.add, total, part)
-        return (jnp.zeros_like(dloss), adjoint, total), (_norm(adjoint), _norm(part), _norm(total))
+        return (jnp.zeros_like(dloss), adjoint, total), (norm(adjoint), norm(part), norm(total))
 
     _, befores = lax.scan(forward, state, jnp.arange(size))
     adjoint = [jnp.zeros_like(a) for a in windows.floats(state)]
@@ -201,9 +202,24 @@ def _contributions(loss_fn, params, state, batch):
     return jnp.flip(jnp.stack(norms), axis=1)
 
 
-def _norm(tree):
-    squares = (jnp.sum(jnp.square(a.astype(wide(a.dtype)))) for a in jax.tree.leaves(tree))
-    return jnp.sqrt(sum(squares))
+def norm(tree: Any, axis: int | None = None) -> Array:
+    """Over all leaves and `axis`, or all of theirs: `[]` or `[...]`, in float32 or wider.
+
+    Numbers are divided by the largest before they are squared: adjoints are small, and the square
+    of 1e-20 is no float32.
+    """
+    tree = jax.tree.map(lambda a: a.astype(wide(a.dtype)), tree)
+    largest = largest_modulus(tree, axis)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    kept = unit if axis is None else jnp.expand_dims(unit, axis)
+    squares = [jnp.sum(jnp.square(a / kept), axis=axis) for a in jax.tree.leaves(tree)]
+    return unit * jnp.sqrt(functools.reduce(jnp.add, squares))
+
+
+def largest_modulus(tree: Any, axis: int | None = None) -> Array:
+    """Over all leaves and `axis`, or all of theirs: `[]` or `[...]`."""
+    moduli = [jnp.max(jnp.abs(a), axis=axis) for a in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.maximum, moduli)
 
 
 def decay_rate(norms: Float64[np.ndarray, " R"]) -> float:

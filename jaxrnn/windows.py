@@ -285,7 +285,7 @@ def checked(loss_fn: LossFn) -> LossFn:
 
     def of(params: Any, state: Any, segment: Any) -> tuple[Any, Any]:
         loss, after = loss_fn(params, state, segment)
-        checks.scalar("loss", loss)
+        checks.scalar("loss_fn", loss, "the sum over the steps of its window")
         checks.same_state(state, after, "`loss_fn` returns it")
         return loss, after
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn import bptt
 from tests.cases import CELLS, problem
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
@@ -186,3 +187,13 @@ def test_an_activation_that_is_none(activation):
 def test_forward_mode_alone_does_not_go_through():
     with pytest.raises(TypeError, match=r"Call jaxrnn.unroll_autodiff, the same function"):
         jax.jvp(lambda xs: call(xs=xs)[1], (CASE.xs,), (CASE.xs,))
+
+
+def test_adjoints_check_their_loss_and_options():
+    arguments = jaxrnn.lstm, *CASE[:3]
+    with pytest.raises(TypeError, match="`unroll` has no option msk, but chunk, compute_dtype"):
+        bptt.adjoints(lambda last, hs: hs.sum(), *arguments, msk=None)
+    with pytest.raises(TypeError, match=r"`loss` must return a loss .*float32 of shape \(3, 5\)"):
+        bptt.adjoints(lambda last, hs: hs[-1], *arguments)
+    with pytest.raises(TypeError, match=r"`loss` must return a loss .* but got a tuple"):
+        bptt.adjoints(lambda last, hs: (hs.sum(), last), *arguments)

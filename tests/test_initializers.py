@@ -30,7 +30,7 @@ def test_the_irnn_carries_errors_back_unchanged():
 )
 def test_units_remember_for_as_long_as_was_drawn(cell, gate):
     """Without inputs and recurrent weights a memory shrinks by σ(b) = τ / (τ + 1) per step."""
-    longest, hidden = 100.0, 2000
+    longest, hidden = 100.0, 300
     before = cell.init(jax.random.key(0), 1, hidden)
     params = initializers.chrono(jax.random.key(1), before, longest)
     names = {"lstm": "ifgo", "gru": "rzn"}["lstm" if cell is jaxrnn.lstm else "gru"]
@@ -71,5 +71,7 @@ def test_wrong_arguments():
         initializers.chrono(jax.random.key(0), elman, 10.0)
     with pytest.raises(ValueError, match="`longest` must be a number above 2, but got 2"):
         initializers.chrono(jax.random.key(0), lstm, 2)
+    with pytest.raises(ValueError, match=r"`radius` must be a number above 0, but got -0\.8"):
+        initializers.spectral_radius(elman, -0.8)
     with pytest.raises(ValueError, match="eigenvalues that are not 0"):
         initializers.spectral_radius(elman._replace(w_hh=jnp.zeros((3, 3))), 0.5)

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from jaxrnn import placement
+from jaxrnn import bptt, placement
 from tests.cases import CELLS, factors, loss, problem, steps
 
 SIZE, BATCH = 7, (4,)
@@ -155,3 +155,37 @@ def test_no_state_on_an_explicit_mesh(cell):
     assert_close((last, hs), expected)
     assert_close(oracle, expected)
     chex.assert_equal(jax.typeof(hs).sharding.spec, P(None, "data", None))
+
+
+@each_cell
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_adjoints_on_a_mesh(kind, cell):
+    case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
+
+    def of(params, state, xs):
+        return bptt.adjoints(lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, state, xs)[1]
+
+    mesh = make_mesh(kind)
+    with jax.set_mesh(mesh):
+        args = [
+            jax.device_put(tree, NamedSharding(mesh, spec))
+            for tree, spec in zip(case[:3], SPECS, strict=True)
+        ]
+        got = jax.jit(of)(*args)
+    assert_close(got, jax.jit(of)(*case[:3]))
+
+
+@each_cell
+def test_adjoints_in_shard_map(cell):
+    case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
+
+    def of(params, xs):
+        return bptt.adjoints(lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, None, xs)[1]
+
+    mapped = jax.shard_map(
+        of,
+        mesh=make_mesh(AxisType.Auto),
+        in_specs=(P(), TIME_BATCH),
+        out_specs=TIME_BATCH,
+    )
+    assert_close(jax.jit(mapped)(case.params, case.xs), jax.jit(of)(case.params, case.xs))
