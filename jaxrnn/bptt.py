@@ -478,5 +478,6 @@ def prepared(
     gamma = None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs)
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
-    placed = placement.varying_alike((params, state, xs, (mask, linked, gamma)))
-    return make_plan(cell, *placed[:3], chunk, store, truncate, compute_dtype), *placed
+    params, state, xs, steps = placement.varying_alike((params, state, xs, (mask, linked, gamma)))
+    plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
+    return plan, params, state, xs, steps

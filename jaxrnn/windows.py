@@ -202,7 +202,7 @@ def checkpointed_value_and_grad(
         less than a window, if the loss is not one number, or if `state` is not of the kind that
         `loss_fn` returns.
 
-    Source: Chen et al. (2016), arXiv:1604.06174, sections 4.1 (√T) and 4.3 (nested).
+    Source: Chen, Xu, Zhang & Guestrin (2016), arXiv:1604.06174, section 4.
     """
     levels = checks.nested_windows(window, windows)
     loss_fn = checked(loss_fn)
@@ -211,7 +211,7 @@ def checkpointed_value_and_grad(
         name = "window" if windows is None else "windows[0]"
         state, batch, zero = _admitted(params, state, batch, name, max(levels, default=1))
         size = checks.common_length("batch", batch)
-        inside = levels or (chunks.fit(size, round(size**0.5)),)
+        cut = levels or (chunks.fit(size, round(size**0.5)),)
 
         def run(levels, start, at, size):
             """(3): the last state, the states before whole windows, and that before the tail."""
@@ -251,9 +251,9 @@ def checkpointed_value_and_grad(
             carry, _ = lax.scan(over_window, carry, (befores, jnp.arange(count)), reverse=True)
             return carry, last
 
-        loss = _zero_loss(loss_fn, params, state, batch, inside[-1], zero)
+        loss = _zero_loss(loss_fn, params, state, batch, cut[-1], zero)
         adjoint = jax.tree.map(jnp.zeros_like, floats(state))
-        (_, loss, grads), last = pull(inside, (adjoint, loss, zeros(params)), state, 0, size)
+        (_, loss, grads), last = pull(cut, (adjoint, loss, zeros(params)), state, 0, size)
         return (loss, last), _as(params, grads)
 
     return over_sequence
