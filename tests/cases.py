@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxrnn
 
@@ -24,6 +25,16 @@ ACTIVATIONS = {
     "pair": jaxrnn.make_elman((softsign, softsign_slope)),
 }
 ALL_CELLS = CELLS | ACTIVATIONS
+
+
+# The LSTM, whose state has two leaves, and behind `slow` the others.
+LSTM_FIRST = pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=[] if name == "lstm" else pytest.mark.slow)
+        for name, cell in CELLS.items()
+    ],
+)
 
 
 class Problem(NamedTuple):

@@ -19,6 +19,7 @@ from tests.cases import (
     ACTIVATIONS,
     ALL_CELLS,
     CELLS,
+    LSTM_FIRST,
     factors,
     loss,
     problem,
@@ -93,12 +94,17 @@ def test_masks_and_resets_equal_plain_loops(cell, reverse):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("truncate", "gamma"),
-    [(None, None), (4, factors(15)), (None, factors(15, (3,)))],
-    ids=["", "truncate, gamma [T]", "gamma [T, B]"],
+    ("store", "truncate", "gamma"),
+    [
+        ("states", None, None),
+        ("states", 4, factors(15)),
+        ("residuals", None, factors(15, (3,))),
+        ("residuals", 4, None),
+        ("boundaries", None, None),
+        ("boundaries", 4, factors(15, (3,))),
+    ],
 )
-@pytest.mark.parametrize("store", AXES["store"])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_FIRST
 def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
     """The first chunk, one in the middle and the last two, the tail among them, with NaN inside."""
     case = problem(cell, 15)
@@ -125,8 +131,11 @@ def test_axes_of_one_sequence_are_kept(cell, batch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("gamma", [None, factors(SIZE)], ids=["", "gamma"])
-@pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=ALL_CELLS)
+@pytest.mark.parametrize(
+    ("cell", "gamma"),
+    [*((cell, None) for cell in ALL_CELLS.values()), *((c, factors(SIZE)) for c in CELLS.values())],
+    ids=[*ALL_CELLS, *(f"{name}, gamma" for name in CELLS)],
+)
 def test_equals_the_dense_product_of_jacobians(cell, gamma):
     """λ[t-1] = g[t-1] + γ[t] J[t]ᵀ λ[t] and Σ M[t]ᵀ λ[t], with J and M as matrices."""
     case = problem(cell, SIZE, batch=())
@@ -168,7 +177,7 @@ def test_truncation_is_gamma_of_zeros(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_FIRST
 def test_the_gradient_is_differentiable_by_gamma(cell):
     """Where it is zero too: a cut that selects has no slope there, a factor has."""
     case = problem(cell, SIZE)
@@ -459,20 +468,24 @@ def test_lengths_to_mask():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("option", "store", "chunk"),
+    ("name", "option", "store", "chunk"),
     [
-        ("", "states", None),
-        ("mask", "residuals", 4),
-        ("ragged", "states", 4),  # with chunks in which every sequence has ended
-        ("reset", "boundaries", 3),
-        ("truncate", "states", 3),
-        ("gamma", "residuals", None),
-        ("reverse", "boundaries", 4),
+        ("lstm", "", "states", None),
+        ("lstm", "mask", "residuals", 4),
+        ("lstm", "ragged", "states", 4),  # with chunks in which every sequence has ended
+        ("lstm", "reset", "boundaries", 3),
+        ("lstm", "truncate", "states", 3),
+        ("lstm", "gamma", "residuals", None),
+        ("lstm", "reverse", "boundaries", 4),
+        ("elman", "ragged", "residuals", 3),
+        ("elman", "reset", "states", None),
+        ("gru", "mask", "boundaries", 4),
+        ("gru", "gamma", "states", 3),
     ],
 )
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_adjoints_are_derivatives_by_the_states(cell, option, store, chunk):
+def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
     """Against autodiff by a number added to every state, in a plain loop over the steps."""
+    cell = CELLS[name]
     case = problem(cell, SIZE)
     options = {
         "mask": {"mask": steps(0.7, SIZE, seed=1)},

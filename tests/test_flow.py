@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 
 import jaxrnn
 from jaxrnn import bptt, flow
-from tests.cases import CELLS, problem
+from tests.cases import CELLS, LSTM_FIRST, problem
 
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 LINEAR = jaxrnn.make_elman("identity")
@@ -69,7 +69,7 @@ def test_the_profile_is_the_lecture_s_product(name):
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_the_profile_of_each_sequence(cell):
     case = problem(cell)
     together = flow.adjoint_profile(last_output, cell, *case[:3])
@@ -141,7 +141,7 @@ def test_exponents_add_up_to_the_volume(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_singular_values_of_the_product(cell):
     case = one_sequence(cell)
     product = np.linalg.multi_dot(dense_jacobians(cell, case)[::-1])
@@ -173,7 +173,7 @@ def test_adjoints_whose_squares_are_no_floats():
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_the_profile_of_a_run_backwards(cell):
     case = one_sequence(cell)
 
@@ -225,7 +225,7 @@ def test_the_profile_falls_as_the_first_exponent():
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_the_spectrum_is_differentiable(cell):
     case = one_sequence(cell, size=4, hidden=2)
 
@@ -290,7 +290,7 @@ def test_wrong_arguments(call, words):
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_the_regulariser_against_dense_jacobians(cell):
     case = one_sequence(cell)
     omega = flow.vanishing_regularizer(last_output, cell, *case[:3])

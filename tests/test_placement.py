@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import bptt, placement
-from tests.cases import CELLS, factors, loss, problem, steps
+from tests.cases import CELLS, LSTM_FIRST, factors, loss, problem, steps
 
 SIZE, BATCH = 7, (4,)
 OPTIONS = {
@@ -157,7 +157,7 @@ def test_no_state_on_an_explicit_mesh(cell):
     chex.assert_equal(jax.typeof(hs).sharding.spec, P(None, "data", None))
 
 
-@each_cell
+@LSTM_FIRST
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_adjoints_on_a_mesh(kind, cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
@@ -175,7 +175,7 @@ def test_adjoints_on_a_mesh(kind, cell):
     assert_close(got, jax.jit(of)(*case[:3]))
 
 
-@each_cell
+@LSTM_FIRST
 def test_adjoints_in_shard_map(cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 

@@ -394,5 +394,7 @@ def test_checkpoints_take_the_root_of_the_length():
 
 
 def test_outputs_never_stand_there_for_all_steps():
-    """1000 logits for each of 4096 steps would be 16 MB; a window's are 0.26."""
-    assert windowed_bytes(4096, (64,), outputs=1000) < 2**21
+    """12,288 steps more, of 1000 logits each, would be 49 MB; 192 windows' states are 98 kB."""
+    few, many = (windowed_bytes(size, (64,), outputs=1000) for size in (4096, 16384))
+    states = (16384 - 4096) // 64 * STATE["lstm"] * 64 * 4
+    assert few < many < few + 2 * states

@@ -42,7 +42,9 @@ def test_equals_truncation_inside_unroll(cell, window):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("size", [1, 5, 12])
+@pytest.mark.parametrize(
+    "size", [12, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 5))]
+)
 @pytest.mark.parametrize(
     ("window", "backprop"), [(1, 1), (1, 4), (3, 3), (3, 4), (3, 6), (3, 8), (2, 5), (3, 99)]
 )
@@ -78,9 +80,16 @@ def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("levels", [None, (1,), (3,), (SIZE,), (4, 2), (6, 4, 3)], ids=str)
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_checkpoints_change_nothing(cell, levels):
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        *(("lstm", levels) for levels in (None, (1,), (3,), (SIZE,), (4, 2), (6, 4, 3))),
+        *((name, levels) for name in ("elman", "gru") for levels in (None, (4, 2))),
+    ],
+    ids=str,
+)
+def test_checkpoints_change_nothing(name, levels):
+    cell = CELLS[name]
     case = problem(cell, SIZE)
     plain = jax.value_and_grad(
         lambda params: (jnp.sum(case.on_hs * jnp.sin(out(params)[1])), out(params)[0]), has_aux=True
