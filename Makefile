@@ -36,10 +36,12 @@ $(FLOOR_READY): pyproject.toml tests/floor.py
 	@touch $(FLOOR_READY)
 
 # Gradients and sharding, where JAX's versions differ. Of the tests that are there for each cell, but
-# for those of meshes, the LSTM's; of those for each form of windows the simple ones'; and none that
-# compile a program for each of many shapes.
+# for those of meshes, the LSTM's; of windows those of exactness and of meshes; and none that compile
+# a program for each of many shapes.
 FLOOR_TESTS := bptt placement processes train transformations windows
-FLOOR_WITHOUT := elman or gru or any_shape or remembered or ragged or overlapping or nested
+OF_WINDOWS := test_windows and not (change_nothing or mesh or shard_map)
+FLOOR_WITHOUT := elman or gru or any_shape or remembered or ragged or skipped or activation \
+  or overlapping or nested or ($(OF_WINDOWS))
 
 test-floor: $(FLOOR_READY)  ## gradients and sharding on the lowest versions that are allowed
 	$(FLOOR)/bin/python -m pytest -n auto -m "not slow" -k "placement or not ($(FLOOR_WITHOUT))" \

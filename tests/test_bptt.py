@@ -193,8 +193,18 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("store", AXES["store"])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(
+    ("cell", "store"),
+    [
+        pytest.param(
+            *(cell, store),
+            id=f"{name}-{store}",
+            marks=[] if number % 3 == place else pytest.mark.slow,  # each of either once
+        )
+        for place, (name, cell) in enumerate(CELLS.items())
+        for number, store in enumerate(AXES["store"])
+    ],
+)
 def test_second_order(cell, store):
     case = problem(cell, size=5, batch=(2,), inputs=2, hidden=3)
     options = {"mask": steps(0.8, 5, (2,), seed=5), "reset": steps(0.2, 5, (2,), seed=6)}

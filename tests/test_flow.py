@@ -12,9 +12,8 @@ from jax.test_util import check_grads
 
 import jaxrnn
 from jaxrnn import bptt, flow
-from tests.cases import CELLS, LSTM_FIRST, problem
+from tests.cases import LSTM_FIRST, problem
 
-each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 LINEAR = jaxrnn.make_elman("identity")
 
 
@@ -86,7 +85,7 @@ def test_the_profile_of_each_sequence(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_contributions_of_all_lags_are_the_gradient(cell):
     """And each is what BPTT gives where one step's parameters alone are moved."""
     case = problem(cell, 6)
@@ -128,7 +127,7 @@ def test_a_contraction_of_nine_tenths():
 
 
 @pytest.mark.usefixtures("x64")
-@each_cell
+@LSTM_FIRST
 def test_exponents_add_up_to_the_volume(cell):
     """Σ_k exponent k = mean over t of log |det J[t]|: for any T, however the directions turn."""
     case = one_sequence(cell)

@@ -15,16 +15,15 @@ from tests.cases import CELLS, LSTM_FIRST, factors, loss, problem, steps
 SIZE, BATCH = 7, (4,)
 OPTIONS = {
     "plain": {},
-    "ragged": {"mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 4, 3]), SIZE)},
+    "ragged": {
+        "mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 4, 3]), SIZE),
+        "gamma": jnp.asarray(factors(SIZE, BATCH, dtype=np.float32)),
+    },
     "masked": {
         "mask": steps(0.7, SIZE, BATCH, seed=1),
         "reset": steps(0.3, SIZE, BATCH, seed=2),
         "truncate": 3,
         "gamma": factors(SIZE, dtype=np.float32),  # of NumPy: closed over, on no mesh
-    },
-    "ragged, weighed": {
-        "mask": jaxrnn.lengths_to_mask(jnp.array([2, 0, 4, 3]), SIZE),
-        "gamma": jnp.asarray(factors(SIZE, BATCH, dtype=np.float32)),
     },
 }
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -118,7 +117,7 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
         assert_close(dstate, expected[1])
 
 
-@pytest.mark.parametrize("name", ["ragged", "masked", "ragged, weighed"])
+@pytest.mark.parametrize("name", ["ragged", "masked"])
 @each_cell
 def test_shard_map_with_options(cell, name):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
