@@ -27,7 +27,7 @@ from rich.table import Table
 import jaxrnn
 from benchmarks import measure, native, results
 from experiments import config, data, language_model, schema, training
-from experiments.cells import cell_of
+from experiments.models import cell_of
 from jaxrnn import devices, train
 
 CONFIG = "configs/shakespeare_lstm.toml"
@@ -65,10 +65,9 @@ def make_job(cell: str) -> Job:
     windows = data.Windows(*(a[:-1] for a in windows))  # the last one is partly masked
     params = language_model.init(
         jax.random.key(settings.seed),
-        cell_of(settings.model),
+        settings.model,
         len(vocabulary),
         settings.embedding_size,
-        settings.model.hidden_size,
     )
     return Job(settings, params, windows)
 

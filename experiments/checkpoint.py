@@ -1,7 +1,8 @@
-"""Checkpoints: orbax writes them, atomically; a digest beside them says that they are whole.
+"""Checkpoints along a run: orbax writes them, atomically; a digest beside each says it is whole.
 
-Orbax neither notices a flipped bit in an array nor refuses to restore one in another dtype, so
-the SHA-256 of every name, dtype, shape and byte is kept beside it and compared on the way back.
+`checkpoints/STEP` and `checkpoints/STEP.sha256` in the run's folder. Orbax neither notices a
+flipped bit in an array nor refuses to restore one in another dtype, so the SHA-256 of every name,
+dtype, shape and byte is kept beside it and compared on the way back.
 """
 
 from pathlib import Path
@@ -13,50 +14,65 @@ import orbax.checkpoint as ocp
 
 from experiments.data.fetch import digest
 
-FOLDER, DIGEST = "checkpoint", "checkpoint.sha256"
+FOLDER = "checkpoints"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or not of the kind that is asked for."""
 
 
-def save(run: Path, tree: Any) -> None:
-    """Writes a tree of arrays into the run's folder, in the place of an earlier checkpoint.
+def digest_file(run: Path, step: int) -> Path:
+    """Of the checkpoint after this step."""
+    return run / FOLDER / f"{step}.sha256"
+
+
+def save(run: Path, step: int, tree: Any) -> None:
+    """Writes a tree of arrays into the run's folder, in the place of an earlier one of this step.
 
     The digest goes first and comes back last: a run that is killed in between leaves a folder
     that says it is damaged, never one that lies.
     """
     run = run.resolve()
-    (run / DIGEST).unlink(missing_ok=True)
+    digest_file(run, step).unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(run / FOLDER, tree, force=True)
-    (run / DIGEST).write_text(_digest(tree) + "\n")
+        checkpointer.save(run / FOLDER / str(step), tree, force=True)
+    digest_file(run, step).write_text(_digest(tree) + "\n")
 
 
-def restore(run: Path, like: Any) -> Any:
+def steps(run: Path) -> list[int]:
+    """After which steps there are checkpoints, in order."""
+    found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def restore(run: Path, like: Any, step: int | None = None) -> Any:
     """Reads a tree of arrays back.
 
     Args:
       run: the run's folder.
       like: a tree of the same structure, of arrays or of `jax.ShapeDtypeStruct`.
+      step: after which it was saved; None: the last.
 
     Raises:
       CheckpointError: there is none, it does not fit `like`, or its digest is another.
     """
-    run = run.resolve()
-    if not (run / FOLDER).is_dir():
-        raise CheckpointError(f"there is no checkpoint in {run}: give the folder of a run.")
-    if not (run / DIGEST).is_file():
-        raise CheckpointError(f"the checkpoint in {run} has no {DIGEST}: it was not finished.")
+    run, there = run.resolve(), steps(run)
+    if not there or step not in (None, *there):
+        after = "" if step is None else f" after step {step}, but after {there}"
+        raise CheckpointError(f"there is no checkpoint in {run}{after}: give the folder of a run.")
+    step = there[-1] if step is None else step
+    path = run / FOLDER / str(step)
+    if not digest_file(run, step).is_file():
+        raise CheckpointError(f"the checkpoint {path} has no .sha256: it was not finished.")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore(run / FOLDER, like)
+            tree = checkpointer.restore(path, like)
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint in {run} does not fit: {error}") from error
-    if _digest(tree) != (run / DIGEST).read_text().strip():
+        raise CheckpointError(f"the checkpoint {path} does not fit: {error}") from error
+    if _digest(tree) != digest_file(run, step).read_text().strip():
         raise CheckpointError(
-            f"the checkpoint in {run} is damaged, or was written with other shapes or dtypes: its "
-            f"SHA-256 is not that of {DIGEST}."
+            f"the checkpoint {path} is damaged, or was written with other shapes or dtypes: its "
+            f"SHA-256 is not that of {digest_file(run, step).name}."
         )
     return tree
 

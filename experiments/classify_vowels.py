@@ -1,7 +1,8 @@
 """Classifies variable-length series, many-to-one: the state after a series' last step says all."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +12,16 @@ from jax import Array
 from rich.console import Console
 
 import jaxrnn
-from experiments import data, schema, training
-from experiments.cells import cell_of
-from experiments.record import Run
+from experiments import data, models, schema
+from experiments.task import Probe, Task
 from jaxrnn import layers
 
-
-class ClassifierParams(NamedTuple):
-    """The cell's parameters, and the readout from H to the classes."""
-
-    cell: Any
-    readout: layers.DenseParams
+_cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 def logits_of(
     cell: jaxrnn.Cell,
-    params: ClassifierParams,
+    params: models.ModelParams,
     xs: Array,
     lengths: Array,
     compute_dtype: str | None = None,
@@ -40,8 +35,8 @@ def logits_of(
     return layers.dense(params.readout, last.h)
 
 
-def train(config: schema.Classify, run: Run, console: Console) -> dict[str, float]:
-    """Runs the whole experiment; returns the accuracy on the test set."""
+def make(config: schema.Classify, console: Console) -> Task:
+    """The task of a config; the result is the accuracy on the test set."""
     console.print("Reading the series (the first time, they are fetched).")
     vowels = data.load_vowels(config.data.path)
     console.print(vowels.source, markup=False)
@@ -49,41 +44,44 @@ def train(config: schema.Classify, run: Run, console: Console) -> dict[str, floa
     train_set, test_set = (
         s._replace(xs=(s.xs - mean) / deviation) for s in (vowels.train, vowels.test)
     )
-    cell = cell_of(config.model)
-    keys = jax.random.split(jax.random.key(config.seed))
-    params = ClassifierParams(
-        cell.init(keys[0], train_set.xs.shape[-1], config.model.hidden_size),
-        layers.init_dense(keys[1], config.model.hidden_size, len(vowels.classes)),
-    )
+    cell, batch_size = models.cell_of(config.model), config.optimizer.batch_size
 
-    def loss_fn(params: ClassifierParams, state: Any, batch: Any) -> tuple[Array, Any]:
+    def loss_fn(params: models.ModelParams, state: Any, batch: Any) -> tuple[Array, Any]:
         logits = logits_of(cell, params, batch.xs, batch.lengths, config.model.compute_dtype)
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-        return jnp.mean(cross_entropy(logits, batch.labels)), state
+        return jnp.mean(_cross_entropy(logits, batch.labels)), state
 
     @jax.jit
-    def correct(params: ClassifierParams) -> Array:
+    def correct(params: models.ModelParams) -> Array:
         logits = logits_of(cell, params, jnp.asarray(test_set.xs), jnp.asarray(test_set.lengths))
         return jnp.mean(jnp.argmax(logits, axis=-1) == test_set.labels)
 
-    _, results = training.fit(
-        run,
-        console,
-        config.optimizer,
-        config.evaluations,
-        params,
-        training.Task(
-            loss_fn=loss_fn,
-            batches=_batches(
-                train_set, config.optimizer.batch_size, config.input_noise, config.seed
-            ),
-            evaluate=lambda params: {"test_accuracy": float(correct(params))},
-            per_step=config.optimizer.batch_size,
-            unit="sequences",
-            shown=lambda loss: {},
+    return Task(
+        cell=cell,
+        init=partial(
+            models.init,
+            model=config.model,
+            input_size=train_set.xs.shape[-1],
+            outputs=len(vowels.classes),
         ),
+        loss_fn=loss_fn,
+        batches=lambda params: _batches(train_set, batch_size, config.input_noise, config.seed),
+        evaluate=lambda params: {"test_accuracy": float(correct(params))},
+        probe=partial(_probe, test_set),
+        per_step=batch_size,
+        unit="sequences",
     )
-    return results
+
+
+def _probe(sequences: data.Sequences, params: models.ModelParams) -> Probe:
+    """The series of the length that most of them have; the loss after each one's last step."""
+    length = np.bincount(sequences.lengths).argmax()
+    chosen = sequences.lengths == length
+    labels = sequences.labels[chosen]
+
+    def loss(_: Any, hs: Array) -> Array:
+        return jnp.sum(_cross_entropy(layers.dense(params.readout, hs[-1]), labels))
+
+    return Probe(jnp.asarray(sequences.xs[:length, chosen]), loss)
 
 
 def _moments(sequences: data.Sequences) -> tuple[np.ndarray, np.ndarray]:

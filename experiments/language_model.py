@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 import jaxrnn
+from experiments import models, schema
 from jaxrnn import layers, losses
 
 
@@ -21,13 +22,13 @@ class LanguageModelParams(NamedTuple):
 
 
 def init(
-    key: PRNGKeyArray, cell: jaxrnn.Cell, vocabulary: int, embedding_size: int, hidden_size: int
+    key: PRNGKeyArray, model: schema.Model, vocabulary: int, embedding_size: int
 ) -> LanguageModelParams:
     keys = jax.random.split(key, 3)
     return LanguageModelParams(
         layers.init_embedding(keys[0], vocabulary, embedding_size),
-        cell.init(keys[1], embedding_size, hidden_size),
-        layers.init_dense(keys[2], hidden_size, vocabulary),
+        models.init_cell(keys[1], model, embedding_size),
+        layers.init_dense(keys[2], model.hidden_size, vocabulary),
     )
 
 

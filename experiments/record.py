@@ -1,5 +1,6 @@
 """A run's folder: its config and versions, metrics as JSON lines, curves, results."""
 
+import csv
 import importlib.metadata
 import json
 import math
@@ -7,12 +8,13 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from experiments import config
+from experiments import config, figures
 
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
@@ -43,13 +45,17 @@ class Run:
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, json.dumps(value, indent=2) + "\n")
 
+    def write_results(self, results: dict[str, float]) -> None:
+        """Leaves `results.json`, the seconds that the run took among them; null as in `log`."""
+        self.write_json("results.json", _finite(results | {"seconds": round(self.seconds, 1)}))
+
     def log(self, step: int, **metrics: float) -> None:
         """Appends a line to `metrics.jsonl`, at once: what happened before a crash is on disk.
 
         What is not finite is null: JSON has no NaN.
         """
         line = {"step": step, "seconds": round(self.seconds, 3)}
-        line |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        line |= _finite(metrics)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -60,24 +66,26 @@ class Run:
 
     def plot(self, unit: str, *names: str) -> None:
         """Draws the metrics of these names against the step, as `curves.png`."""
-        import matplotlib  # imported where it is used: it takes half a second
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
         lines = self.metrics()
-        for name in names:
-            points = [(m["step"], m[name]) for m in lines if m.get(name) is not None]
-            if points:
-                style = "-" if len(points) > 50 else "o-"
-                axes.plot(*zip(*points, strict=True), style, markersize=4, label=name)
-        axes.set(xlabel="step", ylabel=unit, title=self.folder.name)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-        figure.savefig(self.folder / "curves.png", dpi=150)
-        pyplot.close(figure)
+        with figures.figure(self.folder / "curves.png") as (axes,):
+            for name in names:
+                points = [(m["step"], m[name]) for m in lines if m.get(name) is not None]
+                if points:
+                    style = "-" if len(points) > 50 else "o-"
+                    axes.plot(*zip(*points, strict=True), style, markersize=4, label=name)
+            axes.set(xlabel="step", ylabel=unit, title=self.folder.name)
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A line for every row, below the head."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def _new_folder(path: Path) -> Path:

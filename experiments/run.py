@@ -39,30 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from experiments import classify_vowels, recall, train_language_model
+    from experiments import tasks, training
     from experiments.record import Run
     from jaxrnn import devices
 
     devices.one_per_core()
-    tasks = {
-        schema.LanguageModel: train_language_model.train,
-        schema.Classify: classify_vowels.train,
-        schema.Recall: recall.train,
-    }
     # A screen that lacks a character of the text must not cost the results of the run.
     with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     console = Console(soft_wrap=True)
     run = Run(arguments.runs, Path(arguments.config).stem, settings)
     try:
-        results = tasks[type(settings)](settings, run, console)
+        task = tasks.make(settings, console)
+        task.begin(run)
+        params, results = training.fit(run, console, settings, task)
+        task.finish(run, params)
     except KeyboardInterrupt:
         console.print(f"Interrupted. What there is, is in {run.folder}.", markup=False)
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    run.write_json("results.json", results | {"seconds": round(run.seconds, 1)})
+    run.write_results(results)
     words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
     console.print(f"{words}, after {run.seconds:.0f} s.")
     console.print(f"All of it is in {run.folder}", markup=False, highlight=False)

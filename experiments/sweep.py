@@ -1,17 +1,23 @@
-"""Runs a config over a grid of settings, one after the other, and tells the results in a table.
+"""Runs configs over a grid of settings, one after the other, and tells the results in a table.
 
     python -m experiments.sweep configs/recall_lstm.toml --over lag="6 12" --over window="8 16"
+    python -m experiments.sweep configs/recall/*.toml --over lag="10 20 40" --over seed="0 1 2"
     python -m experiments.sweep configs/windows_lstm.toml \\
         --over window,optimizer.batch_size="5,320 25,64 100,16 400,4" --over seed="0 1 2"
 
-Settings of one `--over` move together, those of several make a product. Seeds are averaged over:
-the table gives the mean over them and, behind ±, their standard deviation. With two settings beside
-the seed, the last one makes the columns.
+Settings of one `--over` move together, those of several make a product; several configs are the
+first of them. Seeds are averaged over: the table gives the mean over them and, behind ±, their
+standard deviation. With two settings beside the seed, the last one makes the columns.
+
+The sweep's folder holds the runs, `sweep.json` that tells where each of them is in the grid, and
+for every result that columns of numbers make a curve of, that curve, as RESULT.png.
 """
 
 import argparse
 import itertools
 import json
+import math
+import os
 import statistics
 import sys
 import time
@@ -19,9 +25,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import config, run, schema
+from experiments import config, figures, run, schema
 
-SEED = "seed"
+SEED, CONFIG = "seed", "config"
+INDEX = "sweep.json"
 
 
 class Axis(NamedTuple):
@@ -36,6 +43,35 @@ class Outcome(NamedTuple):
 
     place: tuple[str, ...]
     results: dict[str, float]
+    folder: str = ""
+    """Of the run, in that of the sweep."""
+
+
+class Sweep(NamedTuple):
+    """All runs of a sweep."""
+
+    keys: list[str]
+    """The first key of each axis but the seed's."""
+    outcomes: list[Outcome]
+
+    def places(self) -> dict[tuple[str, ...], list[Outcome]]:
+        """The outcomes of all seeds, by the first value of each axis."""
+        groups: dict[tuple[str, ...], list[Outcome]] = {}
+        for outcome in self.outcomes:
+            # `"window=5, optimizer.batch_size=320"` goes by its first value.
+            firsts = (settings.split(", ")[0].partition("=")[2] for settings in outcome.place)
+            groups.setdefault(tuple(firsts), []).append(outcome)
+        return groups
+
+
+def load(folder: Path) -> Sweep:
+    """Reads a sweep's folder.
+
+    Raises:
+      OSError, ValueError: if it is none.
+    """
+    keys, outcomes = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return Sweep(keys, [Outcome(tuple(place), *rest) for place, *rest in outcomes])
 
 
 def parse_axis(text: str) -> Axis:
@@ -54,32 +90,51 @@ def parse_axis(text: str) -> Axis:
     return Axis(keys, values)
 
 
-def table(axes: Sequence[Axis], outcomes: Sequence[Outcome], name: str) -> str:
-    """One result, by its name, as a table in Markdown."""
-    cells: dict[tuple[str, ...], list[float]] = {}
-    for outcome in outcomes:
-        cells.setdefault(outcome.place, []).append(outcome.results[name])
-    head = [" ".join(axis.keys[:1]) for axis in axes]
-    if len(axes) == 2:
-        rows, columns = (list(dict.fromkeys(places)) for places in zip(*cells, strict=True))
-        lines = [[f"{head[0]}, by {head[1]}", *(_first(c) for c in columns)]]
-        lines += [[_first(r), *(_said(cells.get((r, c), [])) for c in columns)] for r in rows]
+def table(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], name: str = "") -> str:
+    """A result by place, its values those of all seeds, as a table in Markdown."""
+    said = {place: tell(of) for place, of in values.items()}
+    if len(keys) == 2:
+        rows, columns = (list(dict.fromkeys(firsts)) for firsts in zip(*said, strict=True))
+        lines = [[f"{keys[0]}, by {keys[1]}", *columns]]
+        lines += [[row, *(said.get((row, column), "") for column in columns)] for row in rows]
     else:
-        lines = [[*head, name], *([*map(_first, place), _said(v)] for place, v in cells.items())]
+        lines = [[*keys, name], *([*place, value] for place, value in said.items())]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _first(place: str) -> str:
-    """`"window=5, optimizer.batch_size=320"` goes by its first value."""
-    return place.split(", ")[0].partition("=")[2]
+def tell(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation if there are several, with three digits at least."""
+    mean = statistics.fmean(values)
+    if not math.isfinite(mean):
+        return str(mean)
+    digits = 3 if abs(mean) >= 0.1 or mean == 0 else 2 - math.floor(math.log10(abs(mean)))
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{deviation}"
 
 
-def _said(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: Path) -> bool:
+    """Draws a result against the last axis, a line for each place on the first; is it numbers?"""
+    try:
+        numbers = {place: float(place[-1]) for place in values}
+    except (ValueError, IndexError):
+        return False
+    if len(set(numbers.values())) < 2 or len(keys) > 2:
+        return False
+    with figures.figure(path) as (axes,):
+        for line in dict.fromkeys(place[:-1] for place in values):
+            mine = [place for place in values if place[:-1] == line]
+            axes.errorbar(
+                [numbers[place] for place in mine],
+                [statistics.fmean(values[place]) for place in mine],
+                yerr=[statistics.stdev(v) if len(v := values[place]) > 1 else 0 for place in mine],
+                marker="o",
+                markersize=4,
+                capsize=2,
+                label=" ".join(line) or None,
+            )
+        axes.set(xlabel=keys[-1], ylabel=path.stem.replace("_", " "))
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="a TOML file, see configs/")
+    parser.add_argument("configs", nargs="+", help="TOML files, see configs/")
     parser.add_argument(
         "--over",
         metavar="KEYS=VALUES",
@@ -109,37 +164,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(set(keys)) < len(keys):
         parser.error("--over must name each key once.")
     try:  # all that can be wrong with any of them, before the first
-        trials = list(_trials(given.config, given.over, given.set))
+        trials = list(_trials(given.configs, given.over, given.set))
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    name = f"{Path(given.config).stem}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-    outcomes, code = [], 0
-    for number, (place, settings) in enumerate(trials):
+    what = Path(os.path.commonpath(given.configs)).stem
+    folder = given.runs / f"{what}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    keys = [axis.keys[0] for axis in given.over if axis.keys != (SEED,)]
+    sweep = Sweep([CONFIG] * (len(given.configs) > 1) + keys, [])
+    for number, (path, place, settings) in enumerate(trials):
         arguments = itertools.chain(*(["--set", setting] for setting in settings))
-        folder = given.runs / name / str(number)
-        if code := run.main([given.config, *arguments, "--runs", str(folder)]):
+        if code := run.main([path, *arguments, "--runs", str(folder / str(number))]):
             break
-        (file,) = folder.glob("*/results.json")
-        outcomes.append(Outcome(place, json.loads(file.read_text())))
-    shown = [axis for axis in given.over if axis.keys != (SEED,)]
-    for result in outcomes[0].results if outcomes else ():
-        print(f"\n{result}\n\n{table(shown, outcomes, result)}")
+        (file,) = folder.glob(f"{number}/*/results.json")
+        results = {k: math.nan if v is None else v for k, v in json.loads(file.read_text()).items()}
+        sweep.outcomes.append(Outcome(place, results, str(file.parent.relative_to(folder))))
+        (folder / INDEX).write_text(json.dumps(sweep, indent=1), encoding="utf-8")
+    else:
+        code = 0
+    for name in sweep.outcomes[0].results if sweep.outcomes else ():
+        values = {place: [o.results[name] for o in of] for place, of in sweep.places().items()}
+        print(f"\n{name}\n\n{table(sweep.keys, values, name)}")
+        plot(sweep.keys, values, folder / f"{name}.png")
+    print(f"\nAll of it is in {folder}")
     return code
 
 
 def _trials(
-    path: str, axes: Sequence[Axis], settings: Sequence[str]
-) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Each run's place in the table, and its settings, which are found to be good."""
-    for choice in itertools.product(*(axis.values for axis in axes)):
-        places = {
+    paths: Sequence[str], axes: Sequence[Axis], settings: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """Each run's config, its place in the grid, and its settings, which are found to be good."""
+    for path, choice in itertools.product(paths, itertools.product(*(a.values for a in axes))):
+        places = {(CONFIG,): [f"{CONFIG}={Path(path).stem}"]} if len(paths) > 1 else {}
+        chosen = {
             axis.keys: [f"{key}={value}" for key, value in zip(axis.keys, values, strict=True)]
             for axis, values in zip(axes, choice, strict=True)
         }
-        mine = [*settings, *itertools.chain(*places.values())]
+        mine = [*settings, *itertools.chain(*chosen.values())]
         config.load(schema.Config, path, mine)
-        yield tuple(", ".join(p) for keys, p in places.items() if keys != (SEED,)), mine
+        places |= chosen
+        yield path, tuple(", ".join(p) for keys, p in places.items() if keys != (SEED,)), mine
 
 
 if __name__ == "__main__":

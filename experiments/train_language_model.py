@@ -2,83 +2,100 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax import Array
 from rich.console import Console
 
 import jaxrnn
-from experiments import data, language_model, schema, training
-from experiments.cells import cell_of
+from experiments import data, language_model, models, schema
 from experiments.record import Run
-from jaxrnn import losses
+from experiments.task import Probe, Task
+from jaxrnn import layers, losses
 
 # The held-out text is read in as many rows at once, in windows as long: enough for the products
 # to be efficient, few enough that the rows' cold starts do not count.
 HELD_OUT_ROWS, HELD_OUT_WINDOW = 32, 256
+# The microscope looks at so many stretches of so many characters.
+PROBED, PROBED_STEPS = 32, 256
 
 
-def train(config: schema.LanguageModel, run: Run, console: Console) -> dict[str, float]:
-    """Runs the whole experiment; returns the validation's bits per character."""
+def make(config: schema.LanguageModel, console: Console) -> Task:
+    """The task of a config; the results are the validation's bits per character."""
     console.print("Reading the text (the first time, it is fetched).")
     corpus = data.load_texts(config.data.path)
     console.print(corpus.source, markup=False)
     vocabulary = data.make_vocabulary(np.concatenate([text for _, text in corpus.texts]))
-    run.write_json("vocabulary.json", list(vocabulary))
     learnt, held_out = data.split_texts(corpus.texts, config.data.held_out)
     if len(held_out) < 2:
         raise ValueError(
             f"validation needs 2 characters at least, but {len(held_out)} are held out: raise "
             "`data.held_out`, or give a longer text."
         )
-
-    cell = cell_of(config.model)
-    params = language_model.init(
-        jax.random.key(config.seed),
-        cell,
-        len(vocabulary),
-        config.embedding_size,
-        config.model.hidden_size,
-    )
-    batch_size = config.optimizer.batch_size
+    cell, batch_size = models.cell_of(config.model), config.optimizer.batch_size
     windows = data.stream(data.encode(vocabulary, learnt), batch_size, config.window)
-    zeros = cell.initial_state(params.cell, (batch_size,))
-    params, results = training.fit(
-        run,
-        console,
-        config.optimizer,
-        config.evaluations,
-        params,
-        training.Task(
-            loss_fn=language_model.make_loss(cell, compute_dtype=config.model.compute_dtype),
-            batches=_epochs(windows, zeros),
-            evaluate=_evaluator(cell, data.encode(vocabulary, held_out)),
-            per_step=batch_size * config.window,
-            unit="characters",
-            shown=lambda loss: {"bits": language_model.bits(loss)},
+    held_out = data.encode(vocabulary, held_out)
+
+    def finish(run: Run, params: language_model.LanguageModelParams) -> None:
+        state, logits = language_model.prime(cell, params, jnp.asarray(held_out[:1]))
+        draw = jax.jit(language_model.sample, static_argnums=(0, 5))
+        key = jax.random.key(config.seed)
+        _, _, ids = draw(cell, params, key, state, logits, config.sample_length, config.temperature)
+        text = data.decode(vocabulary, np.asarray(ids)).tobytes().decode(errors="replace")
+        run.write("sample.txt", text)
+        console.rule("a sample")
+        console.print(text, markup=False, highlight=False)
+        console.rule()
+
+    return Task(
+        cell=cell,
+        init=partial(
+            language_model.init,
+            model=config.model,
+            vocabulary=len(vocabulary),
+            embedding_size=config.embedding_size,
         ),
+        loss_fn=language_model.make_loss(cell, compute_dtype=config.model.compute_dtype),
+        batches=partial(_epochs, windows, cell, batch_size),
+        evaluate=_evaluator(cell, held_out),
+        probe=partial(_probe, held_out),
+        per_step=batch_size * config.window,
+        unit="characters",
+        shown=lambda loss: {"bits": language_model.bits(loss)},
+        begin=lambda run: run.write_json("vocabulary.json", list(vocabulary)),
+        finish=finish,
     )
-    key = jax.random.key(config.seed)
-    start = jnp.asarray(data.encode(vocabulary, held_out[:1]))
-    state, logits = language_model.prime(cell, params, start)
-    draw = jax.jit(language_model.sample, static_argnums=(0, 5))
-    _, _, ids = draw(cell, params, key, state, logits, config.sample_length, config.temperature)
-    text = data.decode(vocabulary, np.asarray(ids)).tobytes().decode(errors="replace")
-    run.write("sample.txt", text)
-    console.rule("a sample")
-    console.print(text, markup=False, highlight=False)
-    console.rule()
-    return results
 
 
-def _epochs(windows: data.Windows, zeros: Any) -> Iterator[tuple[Any, Any]]:
+def _epochs(
+    windows: data.Windows,
+    cell: jaxrnn.Cell,
+    batch_size: int,
+    params: language_model.LanguageModelParams,
+) -> Iterator[tuple[Any, Any]]:
     """Window after window, again and again; the state starts from zeros at the text's start."""
     for number in itertools.cycle(range(len(windows.inputs))):
         # A new array each time: the training step takes the state's buffers.
-        state = jax.tree.map(lambda z: z + 0, zeros) if number == 0 else None
+        state = cell.initial_state(params.cell, (batch_size,)) if number == 0 else None
         yield state, tuple(a[number] for a in windows)
+
+
+def _probe(ids: np.ndarray, params: language_model.LanguageModelParams) -> Probe:
+    """Stretches from all over the held-out text; the loss of the character after each."""
+    size = min(PROBED_STEPS, len(ids) - 1)
+    starts = np.linspace(0, len(ids) - 1 - size, PROBED).astype(int)
+    stretches = jnp.asarray(ids[starts + np.arange(size + 1)[:, None]])
+
+    def loss(_: Any, hs: Array) -> Array:
+        logits = layers.dense(params.readout, hs[-1])
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, stretches[-1]))
+
+    return Probe(layers.embed(params.embedding, stretches[:-1]), loss)
 
 
 def _evaluator(cell: jaxrnn.Cell, ids: np.ndarray) -> Any:

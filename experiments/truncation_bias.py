@@ -10,7 +10,6 @@ held-out text that the model goes on reading, trained and as it was at initialis
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 
 import jaxrnn
-from experiments import data, language_model, trained
+from experiments import data, figures, language_model, record, trained
 from jaxrnn import losses
 
 NAME = "truncation_bias"
@@ -65,8 +64,9 @@ def measure(
     rows = ids[: len(ids) // sequences * sequences].reshape(sequences, -1)[:, :each].T
     batch = rows[warm:-1], rows[warm + 1 :], np.ones((length, sequences), bool)
     loss_fn = language_model.make_loss(model.cell, losses.masked_sum)
-    sizes = len(model.vocabulary), model.settings.embedding_size, model.settings.model.hidden_size
-    initial = language_model.init(jax.random.key(model.settings.seed), model.cell, *sizes)
+    settings, key = model.settings, jax.random.key(model.settings.seed)
+    sizes = len(model.vocabulary), settings.embedding_size
+    initial = language_model.init(key, settings.model, *sizes)
     found, chosen = [], {}
     for name, params in {"initialisation": initial, "trained": model.params}.items():
         zeros = model.cell.initial_state(params.cell, (sequences,))
@@ -94,32 +94,23 @@ def _compared(got: Any, exact: Any) -> tuple[float, float]:
 
 def plot(found: Sequence[Bias], path: Path) -> None:
     """Both measures against the window."""
-    import matplotlib  # imported where it is used: it takes half a second
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for measured, axes in zip(("relative_error", "cosine"), panels, strict=True):
-        for model, style in (("trained", "o-"), ("initialisation", "o:")):
-            for part, colour in (("all", "C0"), ("w_hh", "C3")):
-                line = [b for b in found if (b.model, b.part) == (model, part)]
-                axes.plot(
-                    [b.window for b in line],
-                    [getattr(b, measured) for b in line],
-                    style,
-                    color=colour,
-                    markersize=3,
-                    label=f"{'all parameters' if part == 'all' else 'w_hh'}, {model}",
-                )
-        axes.set_xscale("log", base=2)
-        axes.set(xlabel="window (characters)", ylabel=measured.replace("_", " "))
-        axes.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    panels[1].legend()
-    figure.suptitle("truncated BPTT against the exact gradient")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with figures.figure(path, 2, (9.0, 3.6)) as panels:
+        for measured, axes in zip(("relative_error", "cosine"), panels, strict=True):
+            for model, style in (("trained", "o-"), ("initialisation", "o:")):
+                for part, colour in (("all", "C0"), ("w_hh", "C3")):
+                    line = [b for b in found if (b.model, b.part) == (model, part)]
+                    axes.plot(
+                        [b.window for b in line],
+                        [getattr(b, measured) for b in line],
+                        style,
+                        color=colour,
+                        markersize=3,
+                        label=f"{'all parameters' if part == 'all' else 'w_hh'}, {model}",
+                    )
+            axes.set_xscale("log", base=2)
+            axes.set(xlabel="window (characters)", ylabel=measured.replace("_", " "))
+        panels[0].set_yscale("log")
+        panels[0].set_title("truncated BPTT against the exact gradient", loc="left")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,10 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with (given.run / f"{NAME}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Bias._fields)
-        writer.writerows(found)
+    record.write_csv(given.run / f"{NAME}.csv", Bias._fields, found)
     plot(found, given.run / f"{NAME}.png")
     print(
         "| window | relative error | cosine | of w_hh | cosine |\n| --- | --- | --- | --- | --- |"

@@ -23,10 +23,25 @@ def test_the_ten_lines_train():
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(names["grads"]))
 
 
-def test_what_the_readme_names_is_there():
+@pytest.mark.parametrize("folder", [".", "experiments"])
+def test_what_is_named_is_there(folder):
+    text = (ROOT / folder / "README.md").read_text()
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)) <= set(targets)
-    for path in re.findall(r"\]\(([^):]+)\)", README):
-        assert (ROOT / path.partition("#")[0]).is_file(), path
-    listed = set(re.findall(r"`([a-z_]+)`\]\(configs/", README))
-    assert listed == {path.stem for path in (ROOT / "configs").glob("*.toml")}
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= set(targets)
+    for path in re.findall(r"\]\(([^):]+)\)", text):
+        assert (ROOT / folder / path.partition("#")[0]).exists(), path
+    for module in re.findall(r"python -m ([a-z_.]+)", text):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+    for pattern in re.findall(r"configs/[a-z0-9_/*{},.]*\.toml", text):
+        names, _, braces = pattern.partition("{")
+        choices = braces.partition("}")[0].split(",") if braces else [""]
+        for choice in choices:
+            path = names + choice + braces.partition("}")[2]
+            assert list(ROOT.glob(path)), path
+
+
+def test_every_config_is_told_of():
+    """By its name, in a table of one of the two READMEs."""
+    told = README + (ROOT / "experiments" / "README.md").read_text()
+    listed = set(re.findall(r"^\| \[?`([a-z0-9_]+)`", told, re.MULTILINE))
+    assert {path.stem for path in (ROOT / "configs").rglob("*.toml")} <= listed

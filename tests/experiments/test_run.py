@@ -19,9 +19,11 @@ from experiments import (
     classify_vowels,
     generate,
     language_model,
+    models,
     record,
     run,
     schema,
+    task,
     train_language_model,
     training,
     truncation_bias,
@@ -55,7 +57,7 @@ def language_run(tmp_path_factory):
 def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_run):
     lines = [json.loads(x) for x in (language_run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "valid_bits" in line]
-    assert steps == [20, 40, 60]
+    assert steps == [0, 20, 40, 60] == checkpoint.steps(language_run)
     bits = [line["valid_bits"] for line in lines if "valid_bits" in line]
     assert bits[-1] < min(0.1, bits[0])  # log₂ 4 = 2 bits to begin with
     results = json.loads((language_run / "results.json").read_text())
@@ -91,10 +93,14 @@ def test_the_bias_of_truncation(language_run, capsys):
     assert "are held out: ask for fewer or shorter ones" in capsys.readouterr().err
 
 
+def tiny_model():
+    model = schema.Model(cell="gru", hidden_size=4)
+    return models.cell_of(model), language_model.init(jax.random.key(0), model, 5, 3)
+
+
 def test_products_in_bfloat16():
     """The cell's alone: the readout, and all that is not a product, stay in float32."""
-    cell = jaxrnn.gru
-    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    cell, params = tiny_model()
     ids = jnp.zeros((6, 2), int)
 
     def products(compute_dtype):
@@ -147,8 +153,27 @@ assert jax.device_count() == 3, jax.devices()
     assert process.returncode == 0, process.stderr
 
 
+def toy(loss_fn, batches, metric, w=1.0):
+    """A task with one parameter, w, and one metric of it."""
+    return task.Task(
+        cell=jaxrnn.elman,
+        init=lambda key: {"w": jnp.full(2, w)},
+        loss_fn=loss_fn,
+        batches=lambda params: iter(batches),
+        evaluate=metric,
+        probe=lambda params: pytest.fail("nothing looks here"),
+        per_step=1,
+        unit="numbers",
+    )
+
+
+def experiment(steps, evaluations):
+    optimizer = schema.Optimizer(steps=steps, batch_size=4, learning_rate=0.1, warmup=0.0)
+    model = schema.Model(cell="elman", hidden_size=1)
+    return schema.Experiment(model=model, optimizer=optimizer, evaluations=evaluations)
+
+
 def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
-    settings = schema.Optimizer(steps=4, batch_size=4, learning_rate=0.1, warmup=0.0)
     stepped, read = [], []
 
     def loss_fn(params, state, xs):
@@ -159,21 +184,24 @@ def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
         read.append(params["w"].sharding.device_set)
         return {"w": float(params["w"][0])}
 
-    task = training.Task(
-        loss_fn=loss_fn,
-        batches=iter([(None, np.ones((3, 4, 2), np.float32))] * 4),
-        evaluate=evaluate,
-        per_step=4,
-        unit="sequences",
-        shown=lambda loss: {},
-    )
-    folder = record.Run(tmp_path, "devices", settings)
+    batches = [(None, np.ones((3, 4, 2), np.float32))] * 4
+    given = experiment(steps=4, evaluations=2)
+    folder = record.Run(tmp_path, "devices", given)
     console = training.Console(quiet=True)
-    params, results = training.fit(folder, console, settings, 2, {"w": jnp.ones(2)}, task)
-    assert set(stepped) == {2} and read == [{jax.devices()[0]}] * 2
+    params, results = training.fit(folder, console, given, toy(loss_fn, batches, evaluate))
+    assert set(stepped) == {2} and read == [{jax.devices()[0]}] * 3
     assert params["w"].sharding.device_set == {jax.devices()[0]}
     saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
     assert saved["w"][0] == params["w"][0] == results["w"]
+
+
+def test_no_steps_leave_the_model_as_it_began(tmp_path):
+    given = experiment(steps=0, evaluations=3)
+    folder = record.Run(tmp_path, "none", given)
+    of = toy(lambda p, s, x: (0.0, s), [], lambda params: {"w": float(params["w"][0])}, w=0.5)
+    params, results = training.fit(folder, training.Console(quiet=True), given, of)
+    assert results == {"w": 0.5} and checkpoint.steps(folder.folder) == [0]
+    np.testing.assert_array_equal(checkpoint.restore(folder.folder, params)["w"], [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -196,8 +224,7 @@ def test_generation_from_what_is_no_run(tmp_path, capsys):
 
 def test_sampling_draws_from_the_model():
     """Reading id by id is `prime`, and the first draw's frequencies are the softmax's."""
-    cell = jaxrnn.gru
-    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    cell, params = tiny_model()
     ids = jnp.array([1, 4, 2])
     state = cell.initial_state(params.cell, ())
     for id in ids:
@@ -216,20 +243,27 @@ def test_sampling_draws_from_the_model():
 def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
     params = jaxrnn.lstm.init(jax.random.key(0), 2, 3)
     tree = {"params": params, "ids": jnp.arange(3)}
-    checkpoint.save(tmp_path, tree)
+    later = jax.tree.map(lambda a: a + 1, tree)
+    checkpoint.save(tmp_path, 7, tree)
     like = jax.eval_shape(lambda: tree)
     restored = checkpoint.restore(tmp_path, like)
     jax.tree.map(np.testing.assert_array_equal, restored, tree)
-    checkpoint.save(tmp_path, jax.tree.map(lambda a: a + 1, tree))  # in place of the first
+    checkpoint.save(tmp_path, 7, later)  # in place of the first
     np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [1, 2, 3])
+    checkpoint.save(tmp_path, 10, tree)
+    assert checkpoint.steps(tmp_path) == [7, 10]
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [0, 1, 2])
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like, 7)["ids"], [1, 2, 3])
 
+    with pytest.raises(checkpoint.CheckpointError, match=r"after step 8, but after \[7, 10\]"):
+        checkpoint.restore(tmp_path, like, 8)
     with pytest.raises(checkpoint.CheckpointError, match="other shapes or dtypes"):
         other = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), like)
         checkpoint.restore(tmp_path, other)
-    (tmp_path / checkpoint.DIGEST).write_text("0" * 64)
+    checkpoint.digest_file(tmp_path, 10).write_text("0" * 64)
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.restore(tmp_path, like)
-    (tmp_path / checkpoint.DIGEST).unlink()
+    checkpoint.digest_file(tmp_path, 10).unlink()
     with pytest.raises(checkpoint.CheckpointError, match="not finished"):
         checkpoint.restore(tmp_path, like)
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
@@ -239,10 +273,11 @@ def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
 def test_a_wrong_config_fails_before_anything_is_made(tmp_path, capsys):
     for setting, words in {
         "optimizer.stepz=3": "did you mean `steps`",
-        "optimizer.steps=0": "`optimizer.steps` must be",
+        "optimizer.steps=-1": "`optimizer.steps` must be",
         "optimizer.learning_rate=nan": "finite",
         "model.cell=lstn": "did you mean `lstm`",
         "window=1.5": "`window` must be",
+        "model.activation=relu": 'are of `cell = "elman"`',
     }.items():
         assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, setting)]) == 2
         assert words in capsys.readouterr().err
@@ -257,32 +292,25 @@ def test_a_missing_text_is_an_error_and_no_traceback(tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_stops_and_saves_what_was_good(tmp_path):
     """The third batch is NaN: two good steps are what the checkpoint holds."""
-    console = training.Console(quiet=True)
-    settings = schema.Optimizer(steps=5, batch_size=1, learning_rate=0.1, warmup=0.0)
     values = [1.0, 1.0, jnp.nan, 1.0, 1.0]
-
-    def task(values):
-        return training.Task(
-            loss_fn=lambda p, s, x: (jnp.sum(x * p["w"] ** 2), s),
-            batches=iter([(None, jnp.asarray(x)) for x in values]),
-            evaluate=lambda p: {"left": float(p["w"][0])},
-            per_step=1,
-            unit="numbers",
-            shown=lambda loss: {},
-        )
-
-    folder = record.Run(tmp_path, "nan", settings)
+    given = experiment(steps=5, evaluations=5)
+    of = toy(
+        lambda p, s, x: (jnp.sum(x * p["w"] ** 2), s),
+        [(None, jnp.asarray(x)) for x in values],
+        lambda p: {"left": float(p["w"][0])},
+    )
+    folder = record.Run(tmp_path, "nan", given)
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
-        training.fit(folder, console, settings, 5, {"w": jnp.ones(2)}, task(values))
-    saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
+        training.fit(folder, training.Console(quiet=True), given, of)
     evaluated = [line["left"] for line in folder.metrics() if "left" in line]
-    assert len(evaluated) == 2
-    np.testing.assert_allclose(saved["w"][0], evaluated[-1])
+    assert checkpoint.steps(folder.folder) == [0, 1, 2]
+    for step, left in enumerate(evaluated):
+        saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)}, step)
+        np.testing.assert_allclose(saved["w"][0], left)
 
 
 def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path):
     """The signal comes while step 3 is being fed: three steps are what the checkpoint holds."""
-    settings = schema.Optimizer(steps=9, batch_size=1, learning_rate=0.1, warmup=0.0)
     seen = []
 
     def batches():
@@ -291,38 +319,31 @@ def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
             yield None, jnp.ones(())
 
-    def evaluate(params):
-        seen.append(float(params["w"][0]))
-        return {"w": seen[-1]}
+    def loss_fn(params, state, x):
+        jax.debug.callback(lambda w: seen.append(float(w)), params["w"][0])
+        return jnp.sum(x * params["w"] ** 2), state
 
-    task = training.Task(
-        loss_fn=lambda p, s, x: (jnp.sum(x * p["w"] ** 2), s),
-        batches=batches(),
-        evaluate=evaluate,
-        per_step=1,
-        unit="numbers",
-        shown=lambda loss: {},
-    )
     before = signal.getsignal(signal.SIGINT)
-    folder = record.Run(tmp_path, "stopped", settings)
+    given = experiment(steps=9, evaluations=1)
+    folder = record.Run(tmp_path, "stopped", given)
     with pytest.raises(KeyboardInterrupt):
         console = training.Console(quiet=True)
-        training.fit(folder, console, settings, 9, {"w": jnp.ones(2)}, task)
-    assert len(seen) == 3
+        training.fit(folder, console, given, toy(loss_fn, batches(), lambda params: {}))
+    assert len(seen) == 3 and checkpoint.steps(folder.folder) == [0, 3]
     saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
-    np.testing.assert_allclose(saved["w"][0], seen[-1])
+    assert saved["w"][0] < seen[-1]
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_error_before_the_first_line_of_metrics_is_told(tmp_path, capsys):
-    """The first step diverges: there are no metrics to draw yet, and the cause must be seen."""
+def test_steps_that_diverge_at_once_are_told(tmp_path, capsys):
+    """The first update leads to no number: hardly anything is to draw, and the cause is seen."""
     (tmp_path / "text.txt").write_text(TEXT)
     settings = [*TINY, f"data.path={tmp_path / 'text.txt'}", "evaluations=1"]
     settings += ["optimizer.learning_rate=1e38", "optimizer.warmup=0.0"]
     assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 1
     assert "the loss is" in capsys.readouterr().err
     (folder,) = (tmp_path / "runs").iterdir()
-    assert (folder / checkpoint.DIGEST).exists() and (folder / "curves.png").exists()
+    assert checkpoint.steps(folder) == [0, 1] and (folder / "curves.png").exists()
 
 
 def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(tmp_path, capsys, monkeypatch):
@@ -336,8 +357,7 @@ def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(tmp_path, c
 
 def test_validation_is_the_mean_over_every_held_out_character():
     """Against single steps along each row: in bits, the padding of the last window not counted."""
-    cell = jaxrnn.gru
-    params = language_model.init(jax.random.key(0), cell, 5, 3, 4)
+    cell, params = tiny_model()
     ids = np.random.default_rng(0).integers(0, 5, 2 * train_language_model.HELD_OUT_WINDOW + 41)
     rows = 2
     windows = stream(ids, rows, train_language_model.HELD_OUT_WINDOW)
@@ -356,8 +376,8 @@ def test_validation_is_the_mean_over_every_held_out_character():
 
 def test_the_state_goes_on_but_at_the_text_s_start():
     windows = stream(np.arange(100) % 5, 2, 7)
-    zeros = jaxrnn.GRUState(jnp.zeros((2, 3)))
-    batches = train_language_model._epochs(windows, zeros)
+    cell, params = tiny_model()
+    batches = train_language_model._epochs(windows, cell, 2, params)
     count = len(windows.inputs)
     starts = []
     for number in range(2 * count):
@@ -365,7 +385,8 @@ def test_the_state_goes_on_but_at_the_text_s_start():
         np.testing.assert_array_equal(inputs, windows.inputs[number % count])
         starts.append(state is not None)
         if state is not None:
-            assert not state.h.any() and state.h is not zeros.h  # it will be donated
+            assert not state.h.any() and not state.h.is_deleted()
+            state.h.delete()  # the step takes it
     assert starts == [n % count == 0 for n in range(2 * count)]
 
 
@@ -404,7 +425,7 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
 
 def test_the_classifier_looks_at_a_series_up_to_its_end():
     cell = jaxrnn.gru
-    params = classify_vowels.ClassifierParams(
+    params = models.ModelParams(
         cell.init(jax.random.key(0), 2, 4), jaxrnn.layers.init_dense(jax.random.key(1), 4, 3)
     )
     xs = jax.random.normal(jax.random.key(2), (6, 2, 2))

@@ -1,4 +1,4 @@
-"""Delayed recall, and sweeps over its settings."""
+"""Sweeps over configs and settings, their tables and curves."""
 
 import argparse
 import json
@@ -7,31 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import recall, run, sweep
+from experiments import run, sweep
 
 TINY = ["evaluations=1", "optimizer.batch_size=16", "optimizer.steps=400", "model.hidden_size=16"]
-
-
-@pytest.mark.parametrize("window", [1, 4, 50])
-def test_a_stream_of_episodes(window):
-    """However it is cut: the label at a question is the symbol `lag` steps before."""
-    lag, symbols, batch, size = 3, 4, 5, 200
-    cut = recall.stream(np.random.default_rng(0), batch, window, lag, symbols)
-    xs, labels, mask = (
-        np.concatenate(parts)
-        for parts in zip(*(next(cut) for _ in range(size // window)), strict=True)
-    )
-    question = xs[..., -1] == 1
-    np.testing.assert_array_equal(xs[..., :-1].sum(-1), 1 - question)  # one symbol, or a question
-    shown = xs[..., :symbols].any(-1)
-    for b in range(batch):
-        asked = np.flatnonzero(question[:, b])
-        assert (np.diff(asked) == lag + 1).all() and asked[0] <= lag
-        known = asked[asked >= lag]
-        np.testing.assert_array_equal(np.flatnonzero(shown[:, b])[: len(known)], known - lag)
-        np.testing.assert_array_equal(np.flatnonzero(mask[:, b]), known)
-        np.testing.assert_array_equal(labels[known, b], xs[known - lag, b, :symbols].argmax(-1))
-    assert len({tuple(q) for q in question.T}) > 1  # sequences begin at places of their own
 
 
 def test_the_lag_decides(tmp_path, capsys):
@@ -53,21 +31,45 @@ def test_the_lag_decides(tmp_path, capsys):
     mean = np.mean(accuracies[3])
     assert lines[:2] == ["| lag, by window | 8 |", "| --- | --- |"]
     assert lines[2].startswith(f"| 3 | {mean:.3f} ± ") and lines[3].startswith("| 8 | 0.")
+    read = sweep.load(sweeps)
+    assert read.keys == ["lag", "window"] and len(read.outcomes) == 4
+    assert all((sweeps / o.folder / "config.json").is_file() for o in read.outcomes)
+    for (lag, _), outcomes in read.places().items():
+        assert sorted(accuracies[int(lag)]) == sorted(o.results["accuracy"] for o in outcomes)
+
+
+def test_several_configs_are_the_first_axis(tmp_path, capsys):
+    """No steps are trained: what is told is how the models begin."""
+    lags = ["--over", "lag=3 5", "--set", "optimizer.steps=0", "--runs", str(tmp_path)]
+    recalled = ["configs/recall/gru.toml", "configs/recall/irnn.toml"]
+    assert sweep.main([*recalled, *lags]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("recall-sweep-")
+    places = sweep.load(folder).places()
+    assert list(places) == [("gru", "3"), ("gru", "5"), ("irnn", "3"), ("irnn", "5")]
+    assert "\n| config, by lag | 3 | 5 |\n" in capsys.readouterr().out
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_table_of_outcomes():
-    axes = [sweep.parse_axis("window,optimizer.batch_size=5,320 25,64")]
-    outcomes = [
-        sweep.Outcome(("window=5, optimizer.batch_size=320",), {"bits": 3.0}),
-        sweep.Outcome(("window=25, optimizer.batch_size=64",), {"bits": 2.0}),
-        sweep.Outcome(("window=25, optimizer.batch_size=64",), {"bits": 2.5}),
-    ]
-    assert sweep.table(axes, outcomes, "bits").splitlines() == [
+    place = sweep.Outcome(("window=5, optimizer.batch_size=320",), {"bits": 3.0})
+    assert list(sweep.Sweep(["window"], [place]).places()) == [("5",)]
+    values = {("5",): [3.0], ("25",): [2.0, 2.5], ("50",): [0.00012345]}
+    assert sweep.table(["window"], values, "bits").splitlines() == [
         "| window | bits |",
         "| --- | --- |",
         "| 5 | 3.000 |",
         "| 25 | 2.250 ± 0.354 |",
+        "| 50 | 0.000123 |",
     ]
+
+
+@pytest.mark.parametrize("keys", [[], ["cell"], ["lag"], ["a", "b", "lag"]])
+def test_what_makes_no_curve_is_not_drawn(tmp_path, keys):
+    """Nothing, names, a single number, more than two axes."""
+    places = {"cell": [("gru",), ("lstm",)], "lag": [("3",)]}
+    values = {place: [1.0] for place in places.get(" ".join(keys), [tuple("12345"[: len(keys)])])}
+    assert not sweep.plot(keys, values, tmp_path / "x.png") and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["window", "=5", "a,b=1", "a=", "a,b=1,2 3"])
@@ -98,4 +100,4 @@ def test_a_sweep_that_stops_tells_what_there_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "main", main)
     arguments = ["configs/recall_lstm.toml", "--over", "lag=3 8 9", "--runs", str(tmp_path)]
     assert sweep.main(arguments) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "| 3 | 0.500 |"
+    assert "\n| 3 | 0.500 |\n" in capsys.readouterr().out

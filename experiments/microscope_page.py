@@ -1,0 +1,295 @@
+"""The microscope's page: figures, what they say in words, and where their numbers lie.
+
+One file that opens anywhere: the figures stand in it as SVG, their text as text. Nothing is
+fetched; there is no script.
+"""
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.figures import figure
+from experiments.microscope import SHARE, Anatomy, Findings, Snapshot
+
+TOLERATED = 0.1  # the relative error of a gradient that is cut off, of which a sentence tells
+
+
+class Part(NamedTuple):
+    """A figure of the page."""
+
+    name: str
+    """Of its files, NAME.svg and NAME.csv."""
+    title: str
+    draw: Callable[[Findings, Path], None]
+    how_to_read: str
+    says: Callable[[Anatomy], str] | None = None
+    """What it shows of a checkpoint, as the rest of a sentence that tells which one."""
+
+
+def write(findings: Findings, folder: Path) -> list[str]:
+    """Draws the figures, and writes `index.html`; returns what it says in words."""
+    parts = [p for p in PARTS if p.name != "gates" or findings.anatomies[0].holds.size]
+    sections, sentences = [], []
+    for part in parts:
+        drawn = folder / f"{part.name}.svg"
+        part.draw(findings, drawn)
+        svg = drawn.read_text(encoding="utf-8")
+        said = _sentences(part, findings)
+        sentences += said
+        sections.append(
+            SECTION.substitute(
+                name=part.name,
+                title=part.title,
+                svg=svg[svg.index("<svg") :],
+                said=html.escape(" ".join(said)),
+                how_to_read=html.escape(part.how_to_read),
+            )
+        )
+    rows = (
+        f"<tr><td>{s.step}</td><td>{_lag(s)}</td><td>{s.horizon.rate:.4g}</td></tr>"
+        for s in findings.snapshots
+    )
+    page = PAGE.substitute(
+        name=html.escape(findings.name),
+        summary=html.escape(" ".join(_sentences(PARTS[0], findings))),
+        share=f"{SHARE:.0%}",
+        rows="\n".join(rows),
+        sections="\n".join(sections),
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return sentences
+
+
+def _lag(snapshot: Snapshot) -> str:
+    return (
+        f"more to the end, {snapshot.reach}"
+        if snapshot.horizon.lag is None
+        else str(snapshot.reach)
+    )
+
+
+def _when(step: int) -> str:
+    return f"after {step} steps of training" if step else "before training"
+
+
+def _sentences(part: Part, findings: Findings) -> list[str]:
+    if part.says is None:
+        return []
+    return [f"{_when(a.step).capitalize()}, {part.says(a)}." for a in findings.anatomies]
+
+
+def _profile(findings: Findings, path: Path) -> None:
+    with figure(path) as (axes,):
+        colours = _colours(len(findings.snapshots))
+        for snapshot, colour in zip(findings.snapshots, colours, strict=True):
+            relative = snapshot.profile / snapshot.profile[0]
+            label = f"step {snapshot.step}"
+            axes.plot(np.where(relative > 0, relative, np.nan), color=colour, label=label)
+        axes.axhline(SHARE, color="grey", linestyle=":", linewidth=1)
+        axes.set_yscale("log")
+        axes.set(xlabel="lag (steps back from the loss)", ylabel="norm of the adjoint, relative")
+
+
+def _profile_says(anatomy: Anatomy) -> str:
+    lag, rate = anatomy.snapshot.horizon
+    change = f"{'grows' if rate > 1 else 'shrinks'} by a factor of {rate:.3g} a step"
+    if not np.isfinite(rate):
+        change = "explodes beyond the range of floats"
+    elif rate == 0:
+        change = "vanishes at once"
+    left = f"after {lag} steps less than {SHARE:.0%} of it is left"
+    if lag is None:
+        left = f"more than {SHARE:.0%} of it is left after all {anatomy.snapshot.reach} steps"
+    return f"an error on its way back {change} in the long run; {left}"
+
+
+def _horizon(findings: Findings, path: Path) -> None:
+    steps, size = [s.step for s in findings.snapshots], len(findings.snapshots[0].profile)
+    with figure(path, 2, (9.0, 3.5)) as (lags, rates):
+        lags.plot(steps, [s.reach for s in findings.snapshots], "o-", markersize=4)
+        lags.axhline(size, color="grey", linestyle=":", linewidth=1)
+        lags.set(xlabel="step of training", ylabel=f"lag where {SHARE:.0%} is left", ylim=(0, None))
+        rates.plot(steps, [s.horizon.rate for s in findings.snapshots], "o-", markersize=4)
+        rates.axhline(1, color="grey", linestyle=":", linewidth=1)
+        rates.set(xlabel="step of training", ylabel="factor per step")
+
+
+def _contributions(findings: Findings, path: Path) -> None:
+    with figure(path, 2, (9.0, 3.5)) as (each, missing):
+        for anatomy, style in zip(findings.anatomies, _styles(findings), strict=True):
+            label = _when(anatomy.step)
+            each.plot(_positive(anatomy.contribution), **style, label=label)
+            missing.plot(_positive(anatomy.missing), **style, label=label)
+        for axes in (each, missing):
+            axes.set_yscale("log")
+            axes.set(xlabel="lag (steps back from the loss)")
+        each.set(ylabel="norm of the lag's term, of the whole's")
+        missing.set(ylabel="missing if cut here, of the whole's")
+        missing.axhline(TOLERATED, color="grey", linestyle=":", linewidth=1)
+
+
+def _contributions_say(anatomy: Anatomy) -> str:
+    above = np.flatnonzero(~(anatomy.missing <= TOLERATED))
+    enough = int(above[-1]) + 1 if above.size else 0
+    gives = f"this loss's gradient of the recurrent matrix to within {TOLERATED:.0%}"
+    if enough < len(anatomy.missing):
+        return f"a backward pass of {enough} steps would give {gives}"
+    return f"no backward pass shorter than all {enough} steps gives {gives}"
+
+
+def _spectrum(findings: Findings, path: Path) -> None:
+    with figure(path) as (axes,):
+        for anatomy, style in zip(findings.anatomies, _styles(findings), strict=True):
+            finite = np.where(np.isfinite(anatomy.exponents), anatomy.exponents, np.nan)
+            mean, deviation = finite.mean(axis=1), finite.std(axis=1)
+            axes.errorbar(
+                np.arange(1, len(mean) + 1),
+                mean,
+                yerr=deviation,
+                marker="o",
+                markersize=4,
+                capsize=2,
+                label=_when(anatomy.step),
+                **style,
+            )
+        axes.axhline(0, color="grey", linestyle=":", linewidth=1)
+        axes.set(xlabel="exponent", ylabel="nats per step")
+
+
+def _spectrum_says(anatomy: Anatomy) -> str:
+    first = float(anatomy.exponents[0].mean())
+    meaning = "nearby states come together, and gradients vanish along every direction"
+    if first > 0:
+        meaning = "nearby states part, and gradients explode along some direction"
+    return f"the largest Lyapunov exponent is {first:.3f} nats a step: {meaning}"
+
+
+def _gates(findings: Findings, path: Path) -> None:
+    with figure(path) as (axes,):
+        for anatomy, style in zip(findings.anatomies, _styles(findings), strict=True):
+            holds = np.sort(anatomy.holds)
+            share = np.arange(1, len(holds) + 1) / len(holds)
+            label = _when(anatomy.step)
+            axes.step(holds, share, where="post", label=label, **style)
+        axes.set_xscale("log")
+        axes.set(xlabel="time constant (steps)", ylabel="share of the units", ylim=(0, 1))
+
+
+def _gates_say(anatomy: Anatomy) -> str:
+    half, most = np.quantile(anatomy.holds, [0.5, 0.9])
+    return (
+        f"half of the units hold what they have for less than {half:.3g} steps, a tenth of them "
+        f"for more than {most:.3g}"
+    )
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """A logarithm's axis has no place for 0."""
+    return np.where(values > 0, values, np.nan)
+
+
+def _styles(findings: Findings) -> list[dict[str, Any]]:
+    dotted, solid = {"color": "C0", "linestyle": ":"}, {"color": "C3", "linestyle": "-"}
+    return [dotted, solid][: len(findings.anatomies)]
+
+
+def _colours(count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis_r"](np.linspace(0.1, 1, count))
+
+
+PARTS = (
+    Part(
+        "profile",
+        "How an error fades on its way back",
+        _profile,
+        "The norm of the derivative of the last step's loss with respect to the state so many "
+        "steps before, relative to that at the last step, in the mean over held-out sequences, at "
+        "every checkpoint. A straight line down is a constant factor per step: the gradient "
+        "vanishes. A line up explodes. What lies below the dotted line, 1 %, is hardly learnt.",
+        _profile_says,
+    ),
+    Part(
+        "horizon",
+        "The memory's horizon along training",
+        _horizon,
+        "Left: the first lag at which less than 1 % of the error is left, or the dotted line, the "
+        "length of the sequences, where more is left to the end. Right: the factor by which the "
+        "error changes per step, from the second half of the lags; 1 would preserve it.",
+    ),
+    Part(
+        "contributions",
+        "What each lag contributes to the gradient",
+        _contributions,
+        "BPTT's gradient of the recurrent matrix is a sum over lags. Left: the norm of each term. "
+        "Right: the norm of the sum of all terms from this lag on, which is the error of truncated "
+        "BPTT that stops here. Both relative to the norm of the whole.",
+        _contributions_say,
+    ),
+    Part(
+        "spectrum",
+        "Lyapunov exponents",
+        _spectrum,
+        "The mean logarithm by which a step stretches a small change of the state, along the "
+        "directions it stretches most; with the standard deviation over sequences. Below 0 "
+        "changes die out, and gradients with them; near 0 they last; above 0 they grow. An "
+        "exponent of minus infinity, a direction that is lost at once, is not drawn.",
+        _spectrum_says,
+    ),
+    Part(
+        "gates",
+        "How long the gates hold",
+        _gates,
+        "Of the gate that keeps the state (the LSTM's f, the GRU's z): in how many steps it alone "
+        "lets a unit's memory fall to 1/e. The curve tells the share of the units whose time "
+        "constant is smaller.",
+        _gates_say,
+    ),
+)
+
+SECTION = Template("""<section id="$name">
+<h2>$title</h2>
+<figure role="group" aria-label="$title">
+$svg
+<figcaption>$how_to_read <a href="$name.csv" download>The numbers</a>.</figcaption>
+</figure>
+<p>$said</p>
+</section>""")
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$name under the microscope</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+figure { margin: 0; } figure svg { width: 100%; height: auto; }
+figcaption { color: #555; font-size: .9rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: right; }
+#summary { border-left: .25rem solid #35b779; padding-left: 1rem; }
+</style>
+</head>
+<body>
+<h1>How far back does <code>$name</code> learn?</h1>
+<p id="summary">$summary</p>
+$sections
+<section id="table">
+<h2>Checkpoint by checkpoint</h2>
+<table>
+<thead><tr><th>step</th><th>lag where $share is left</th><th>factor per step</th></tr></thead>
+<tbody>
+$rows
+</tbody>
+</table>
+</section>
+</body>
+</html>
+""")
