@@ -1,6 +1,7 @@
 """Runs an experiment from its config: `python -m experiments.run configs/NAME.toml`.
 
     python -m experiments.run configs/shakespeare_lstm.toml --set optimizer.steps=100
+    python -m experiments.run configs/shakespeare_lstm.toml --quick
 
 Everything that a config can have wrong is found before JAX is imported.
 """
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import config, schema
+
+# What `--quick` sets, before all that `--set` does: enough to see that all of it runs.
+QUICK = "optimizer.steps=20", "evaluations=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="set a key of the config, such as optimizer.steps=100; may be given more than once",
     )
     parser.add_argument(
+        "--quick", action="store_true", help="20 steps, to see that it runs, and how it will look"
+    )
+    parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="where the run's folder is made: runs/"
     )
     arguments = parser.parse_args(argv)
     try:
-        settings = config.load(schema.Config, arguments.config, arguments.set)
+        first = QUICK if arguments.quick else ()
+        settings = config.load(schema.Config, arguments.config, [*first, *arguments.set])
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -156,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="the same for all runs"
     )
+    parser.add_argument("--quick", action="store_true", help="as in experiments.run, of all runs")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="where the sweep's folder is made: runs/"
     )
@@ -164,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(set(keys)) < len(keys):
         parser.error("--over must name each key once.")
     try:  # all that can be wrong with any of them, before the first
-        trials = list(_trials(given.configs, given.over, given.set))
+        first = run.QUICK if given.quick else ()
+        trials = list(_trials(given.configs, given.over, [*first, *given.set]))
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

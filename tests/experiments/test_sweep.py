@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import run, sweep
+from experiments import checkpoint, run, sweep
 
 TINY = ["evaluations=1", "optimizer.batch_size=16", "optimizer.steps=400", "model.hidden_size=16"]
 
@@ -49,6 +49,30 @@ def test_several_configs_are_the_first_axis(tmp_path, capsys):
     assert list(places) == [("gru", "3"), ("gru", "5"), ("irnn", "3"), ("irnn", "5")]
     assert "\n| config, by lag | 3 | 5 |\n" in capsys.readouterr().out
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+CONFIGS = sorted(
+    str(p) for folder in ("recall", "classical") for p in Path("configs", folder).glob("*")
+)
+ONE_OF_EACH = "elman_omega", "adding_100_irnn", "copying_100_lstm_chrono", "temporal_order_gru"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if Path(path).stem in ONE_OF_EACH else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+)
+def test_a_quick_form_of_every_row(tmp_path, path):
+    """Twenty steps: no loss is lost, the last checkpoint is another than the first."""
+    assert run.main([path, "--quick", "--runs", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert all(np.isfinite(list(results.values())))
+    assert checkpoint.steps(folder) == [0, 20]
+    first, last = (checkpoint.digest_file(folder, step).read_text() for step in (0, 20))
+    assert first != last
 
 
 def test_a_table_of_outcomes():
