@@ -114,7 +114,10 @@ def tell(values: Sequence[float]) -> str:
 
 
 def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: Path) -> bool:
-    """Draws a result against the last axis, a line for each place on the first; is it numbers?"""
+    """Draws a result against the last axis, if it is one of numbers: is it?
+
+    A line for each place on the first axis, through the means over seeds, and a point for each run.
+    """
     try:
         numbers = {place: float(place[-1]) for place in values}
     except (ValueError, IndexError):
@@ -122,17 +125,12 @@ def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: 
     if len(set(numbers.values())) < 2 or len(keys) > 2:
         return False
     with figures.figure(path) as (axes,):
-        for line in dict.fromkeys(place[:-1] for place in values):
-            mine = [place for place in values if place[:-1] == line]
-            axes.errorbar(
-                [numbers[place] for place in mine],
-                [statistics.fmean(values[place]) for place in mine],
-                yerr=[statistics.stdev(v) if len(v := values[place]) > 1 else 0 for place in mine],
-                marker="o",
-                markersize=4,
-                capsize=2,
-                label=" ".join(line) or None,
-            )
+        for number, line in enumerate(dict.fromkeys(place[:-1] for place in values)):
+            mine, colour = [place for place in values if place[:-1] == line], f"C{number}"
+            means = [statistics.fmean(values[place]) for place in mine]
+            axes.plot([numbers[p] for p in mine], means, color=colour, label=" ".join(line) or None)
+            points = [(numbers[place], value) for place in mine for value in values[place]]
+            axes.plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
         axes.set(xlabel=keys[-1], ylabel=path.stem.replace("_", " "))
     return True
 
