@@ -30,7 +30,7 @@ def save(run: Path, step: int, tree: Any) -> None:
     """Writes a tree of arrays into the run's folder, in the place of an earlier one of this step.
 
     The digest goes first and comes back last: a run that is killed in between leaves a folder
-    that says it is damaged, never one that lies.
+    without one, never one that lies.
     """
     run = run.resolve()
     digest_file(run, step).unlink(missing_ok=True)
@@ -40,9 +40,8 @@ def save(run: Path, step: int, tree: Any) -> None:
 
 
 def steps(run: Path) -> list[int]:
-    """After which steps there are checkpoints, in order."""
-    found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdecimal())
+    """After which steps there are checkpoints that were written to their end, in order."""
+    return sorted(int(path.stem) for path in (run / FOLDER).glob("*.sha256"))
 
 
 def restore(run: Path, like: Any, step: int | None = None) -> Any:
@@ -59,11 +58,11 @@ def restore(run: Path, like: Any, step: int | None = None) -> Any:
     run, there = run.resolve(), steps(run)
     if not there or step not in (None, *there):
         after = "" if step is None else f" after step {step}, but after {there}"
-        raise CheckpointError(f"there is no checkpoint in {run}{after}: give the folder of a run.")
+        raise CheckpointError(
+            f"there is no whole checkpoint in {run}{after}: give the folder of a run."
+        )
     step = there[-1] if step is None else step
     path = run / FOLDER / str(step)
-    if not digest_file(run, step).is_file():
-        raise CheckpointError(f"the checkpoint {path} has no .sha256: it was not finished.")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.restore(path, like)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 import jaxrnn
 from experiments import trained
@@ -57,9 +57,9 @@ class Anatomy(NamedTuple):
     """‖term i of dR̂/dW_hh‖ / ‖dR̂/dW_hh‖ `[T]`."""
     missing: np.ndarray
     """‖Σ of the terms from lag i on‖ / ‖dR̂/dW_hh‖ `[T]`: the relative error of a gradient whose
-    backward pass stops after i steps; 1 at i = 0."""
+    backward pass stops after i steps; 1 at i = 0. NaN where dR̂/dW_hh is 0 or not finite."""
     exponents: np.ndarray
-    """`[k, sequences]`, in nats per step."""
+    """`[k, sequences]`, in nats per step, over the second half of each sequence."""
     holds: np.ndarray
     """Time constants `[H]` of the gates that keep the state, in steps; `[0]` for a cell without."""
 
@@ -75,13 +75,15 @@ class Findings(NamedTuple):
     name: str
     snapshots: list[Snapshot]
     anatomies: list[Anatomy]
+    lost: list[int]
+    """Steps after which the loss's gradient was 0, or not finite: there is nothing to see."""
 
 
 def snapshots(task: Task, params: dict[int, Any]) -> list[Snapshot]:
-    """Of the parameters after each step.
+    """Of the parameters after each step, where the adjoint at lag 0 is not 0, and is finite.
 
     Raises:
-      ValueError: if a sequence has fewer than 4 steps, or the loss does not depend on its state.
+      ValueError: if the sequences have fewer than 4 steps, or none of the adjoints is so.
     """
 
     @jax.jit
@@ -91,7 +93,16 @@ def snapshots(task: Task, params: dict[int, Any]) -> list[Snapshot]:
         return jnp.mean(norms, axis=1)
 
     profiles = {step: np.asarray(profile(p), np.float64) for step, p in params.items()}
-    return [Snapshot(s, norms, flow.memory_horizon(norms, SHARE)) for s, norms in profiles.items()]
+    lags = min(map(len, profiles.values()))
+    if lags < 4:
+        raise ValueError(
+            f"it takes sequences of 4 steps to see how an error fades, but this run's have {lags}: "
+            "train with a longer `lag`, `length` or text."
+        )
+    kept = {step: norms for step, norms in profiles.items() if 0 < norms[0] < np.inf}
+    if not kept:
+        raise ValueError("the gradient of the loss is 0 or not finite at every checkpoint.")
+    return [Snapshot(s, norms, flow.memory_horizon(norms, SHARE)) for s, norms in kept.items()]
 
 
 def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
@@ -119,20 +130,25 @@ def anatomies(task: Task, params: dict[int, Any], of: Sequence[Snapshot]) -> lis
     def apart(params: Any) -> tuple[Array, Array, Array]:
         xs, loss = task.probe(params)
         terms = flow.lag_gradients(loss, cell, params.cell, None, xs).w_hh
+
+        def add(tail: Array, term: Array) -> tuple[Array, Array]:
+            tail = tail + term
+            return tail, jnp.stack([jnp.linalg.norm(term), jnp.linalg.norm(tail)])
+
+        _, norms = lax.scan(add, jnp.zeros_like(terms[0]), terms, reverse=True)
         width = sum(leaf.size for leaf in jax.tree.leaves(cell.initial_state(params.cell, ())))
-        count = min(EXPONENTS, width)
-        spectrum = partial(flow.lyapunov_spectrum, cell, params.cell, None, count=count)
+        # The directions begin at random: half of the steps turn them to where they are stretched.
+        options = {"count": min(EXPONENTS, width), "transient": len(xs) // 2}
+        spectrum = partial(flow.lyapunov_spectrum, cell, params.cell, None, **options)
         exponents = jax.vmap(spectrum, in_axes=1, out_axes=1)(xs[:, :OF_SEQUENCES])
-        return terms, exponents, time_constants(cell, params.cell, xs)
+        return norms, exponents, time_constants(cell, params.cell, xs)
 
     found = []
     for snapshot in of:
-        terms, exponents, holds = (np.asarray(a, np.float64) for a in apart(params[snapshot.step]))
-        terms = terms.reshape(len(terms), -1)
-        tails = np.cumsum(terms[::-1], axis=0)[::-1]
-        norms, tails = (np.linalg.norm(a, axis=1) for a in (terms, tails))
-        whole = tails[0] or 1.0
-        found.append(Anatomy(snapshot, norms / whole, tails / whole, exponents, holds))
+        norms, exponents, holds = (np.asarray(a, np.float64) for a in apart(params[snapshot.step]))
+        whole = norms[0, 1] if 0 < norms[0, 1] < np.inf else np.nan
+        contribution, missing = (norms / whole).T
+        found.append(Anatomy(snapshot, contribution, missing, exponents, holds))
     return found
 
 
@@ -146,7 +162,8 @@ def look(run: Path) -> Findings:
     _, task, params = trained.load(run)
     taken = snapshots(task, params)
     ends = taken[:: max(1, len(taken) - 1)]
-    return Findings(run.name, taken, anatomies(task, params, ends))
+    lost = [step for step in params if step not in {s.step for s in taken}]
+    return Findings(run.name, taken, anatomies(task, params, ends), lost)
 
 
 def write(findings: Findings, folder: Path) -> None:

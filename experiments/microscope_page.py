@@ -1,10 +1,11 @@
 """The microscope's page: figures, what they say in words, and where their numbers lie.
 
-One file that opens anywhere: the figures stand in it as SVG, their text as text. Nothing is
-fetched; there is no script.
+The figures stand in the page itself, as SVG, their text as text; it links to the numbers beside it.
+Nothing is fetched from elsewhere; there is no script.
 """
 
 import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -33,18 +34,19 @@ class Part(NamedTuple):
 def write(findings: Findings, folder: Path) -> list[str]:
     """Draws the figures, and writes `index.html`; returns what it says in words."""
     parts = [p for p in PARTS if p.name != "gates" or findings.anatomies[0].holds.size]
-    sections, sentences = [], []
+    lost = [f"After {step} steps the gradient was 0 or not finite." for step in findings.lost]
+    sections, sentences = [], [*lost]
     for part in parts:
         drawn = folder / f"{part.name}.svg"
         part.draw(findings, drawn)
-        svg = drawn.read_text(encoding="utf-8")
+        svg = _with_ids_of_its_own(drawn.read_text(encoding="utf-8"), part.name)
         said = _sentences(part, findings)
         sentences += said
         sections.append(
             SECTION.substitute(
                 name=part.name,
                 title=part.title,
-                svg=svg[svg.index("<svg") :],
+                svg=svg,
                 said=html.escape(" ".join(said)),
                 how_to_read=html.escape(part.how_to_read),
             )
@@ -55,7 +57,7 @@ def write(findings: Findings, folder: Path) -> list[str]:
     )
     page = PAGE.substitute(
         name=html.escape(findings.name),
-        summary=html.escape(" ".join(_sentences(PARTS[0], findings))),
+        summary=html.escape(" ".join(sentences[: len(findings.anatomies) + len(lost)])),
         share=f"{SHARE:.0%}",
         rows="\n".join(rows),
         sections="\n".join(sections),
@@ -65,15 +67,18 @@ def write(findings: Findings, folder: Path) -> list[str]:
 
 
 def _lag(snapshot: Snapshot) -> str:
-    return (
-        f"more to the end, {snapshot.reach}"
-        if snapshot.horizon.lag is None
-        else str(snapshot.reach)
-    )
+    lag = snapshot.horizon.lag
+    return f"not within {snapshot.reach - 1}" if lag is None else str(lag)
 
 
 def _when(step: int) -> str:
     return f"after {step} steps of training" if step else "before training"
+
+
+def _with_ids_of_its_own(svg: str, name: str) -> str:
+    """Every figure counts its parts from 1: on one page they need names of their own."""
+    svg = svg[svg.index("<svg") :]
+    return re.sub(r'(\bid="|\bhref="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
 def _sentences(part: Part, findings: Findings) -> list[str]:
@@ -96,15 +101,15 @@ def _profile(findings: Findings, path: Path) -> None:
 
 def _profile_says(anatomy: Anatomy) -> str:
     lag, rate = anatomy.snapshot.horizon
-    change = f"{'grows' if rate > 1 else 'shrinks'} by a factor of {rate:.3g} a step"
+    change = f"is multiplied by {rate:.3g} a step in the long run"
     if not np.isfinite(rate):
         change = "explodes beyond the range of floats"
     elif rate == 0:
         change = "vanishes at once"
     left = f"after {lag} steps less than {SHARE:.0%} of it is left"
     if lag is None:
-        left = f"more than {SHARE:.0%} of it is left after all {anatomy.snapshot.reach} steps"
-    return f"an error on its way back {change} in the long run; {left}"
+        left = f"more than {SHARE:.0%} of it is left after all {anatomy.snapshot.reach - 1} steps"
+    return f"an error on its way back {change}; {left}"
 
 
 def _horizon(findings: Findings, path: Path) -> None:
@@ -129,13 +134,15 @@ def _contributions(findings: Findings, path: Path) -> None:
             axes.set(xlabel="lag (steps back from the loss)")
         each.set(ylabel="norm of the lag's term, of the whole's")
         missing.set(ylabel="missing if cut here, of the whole's")
-        missing.axhline(TOLERATED, color="grey", linestyle=":", linewidth=1)
+        if missing.has_data() and np.isfinite(missing.dataLim.get_points()).all():
+            missing.axhline(TOLERATED, color="grey", linestyle=":", linewidth=1)
 
 
 def _contributions_say(anatomy: Anatomy) -> str:
-    above = np.flatnonzero(~(anatomy.missing <= TOLERATED))
-    enough = int(above[-1]) + 1 if above.size else 0
+    if np.isnan(anatomy.missing[0]):
+        return "the gradient of the recurrent matrix is 0, or not finite"
     gives = f"this loss's gradient of the recurrent matrix to within {TOLERATED:.0%}"
+    enough = int(np.flatnonzero(anatomy.missing > TOLERATED)[-1]) + 1
     if enough < len(anatomy.missing):
         return f"a backward pass of {enough} steps would give {gives}"
     return f"no backward pass shorter than all {enough} steps gives {gives}"
@@ -144,12 +151,11 @@ def _contributions_say(anatomy: Anatomy) -> str:
 def _spectrum(findings: Findings, path: Path) -> None:
     with figure(path) as (axes,):
         for anatomy, style in zip(findings.anatomies, _styles(findings), strict=True):
-            finite = np.where(np.isfinite(anatomy.exponents), anatomy.exponents, np.nan)
-            mean, deviation = finite.mean(axis=1), finite.std(axis=1)
+            finite = np.ma.masked_invalid(anatomy.exponents)
             axes.errorbar(
-                np.arange(1, len(mean) + 1),
-                mean,
-                yerr=deviation,
+                np.arange(1, len(finite) + 1),
+                finite.mean(axis=1).filled(np.nan),
+                yerr=finite.std(axis=1).filled(np.nan),
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -161,10 +167,15 @@ def _spectrum(findings: Findings, path: Path) -> None:
 
 
 def _spectrum_says(anatomy: Anatomy) -> str:
-    first = float(anatomy.exponents[0].mean())
-    meaning = "nearby states come together, and gradients vanish along every direction"
-    if first > 0:
+    first, steps = float(anatomy.exponents[0].mean()), len(anatomy.snapshot.profile)
+    if not np.isfinite(first):
+        return "the largest Lyapunov exponent is not finite: a step loses every direction"
+    if first * steps > 1:
         meaning = "nearby states part, and gradients explode along some direction"
+    elif first * steps < -1:
+        meaning = "nearby states come together, and gradients vanish along every direction"
+    else:
+        meaning = f"over {steps} steps, what differs along that direction lasts, and gradients too"
     return f"the largest Lyapunov exponent is {first:.3f} nats a step: {meaning}"
 
 
@@ -235,10 +246,11 @@ PARTS = (
         "spectrum",
         "Lyapunov exponents",
         _spectrum,
-        "The mean logarithm by which a step stretches a small change of the state, along the "
+        "The mean logarithm by which a step, in the second half of the sequences, stretches a "
+        "small change of the state, along the "
         "directions it stretches most; with the standard deviation over sequences. Below 0 "
         "changes die out, and gradients with them; near 0 they last; above 0 they grow. An "
-        "exponent of minus infinity, a direction that is lost at once, is not drawn.",
+        "exponent of minus infinity, a direction that is lost at once, is left out.",
         _spectrum_says,
     ),
     Part(

@@ -37,7 +37,7 @@ class Run(NamedTuple):
         found = {}
         for when, snapshot in self.snapshots.items():
             found[f"factor per step, {when}"] = snapshot.horizon.rate
-            found[f"lag where {SHARE:.0%} is left, {when}"] = float(snapshot.reach)
+            found[f"lag where {SHARE:.0%} is left, or all of them, {when}"] = float(snapshot.reach)
         return found
 
 
@@ -48,12 +48,18 @@ def measure(folder: Path) -> tuple[list[str], list[Run]]:
       OSError, ValueError: if it is no sweep's folder, or a run of it is not finished.
     """
     swept, runs = sweep.load(folder), []
+    if len(swept.keys) > 2:
+        raise ValueError(f"a sweep must have two axes at most beside the seed, not {swept.keys}.")
     for place, outcomes in swept.places().items():
         for outcome in outcomes:
+            if not outcome.results:
+                continue  # the run failed
             _, task, params = trained.load(folder / outcome.folder)
             ends = {step: params[step] for step in (min(params), max(params))}
             found = snapshots(task, ends)
             runs.append(Run(place, dict(zip(WHEN, found, strict=False))))
+    if not runs:
+        raise ValueError(f"no run in {folder} came to its end.")
     return swept.keys, runs
 
 
@@ -74,6 +80,8 @@ def plot(keys: Sequence[str], runs: Sequence[Run], path: Path) -> None:
             groups.setdefault((run.place[:1], run.place[1:2], when), []).append(snapshot)
     trained = any(len(run.snapshots) > 1 for run in runs)
     with figure(path, len(firsts), (max(5.0, 3.2 * len(firsts)), 3.6)) as panels:
+        for axes in panels:
+            axes.set_yscale("log")
         for (first, second, when), group in groups.items():
             left = relative(group)
             solid = when == WHEN[1] or not trained
@@ -86,7 +94,6 @@ def plot(keys: Sequence[str], runs: Sequence[Run], path: Path) -> None:
         low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
         for first, axes in zip(firsts, panels, strict=True):
             axes.axhline(SHARE, color="grey", linestyle=":", linewidth=1)
-            axes.set_yscale("log")
             axes.set(title=" ".join(first), xlabel="lag", ylim=(max(min(low), 1e-12), max(high)))
         panels[0].set(ylabel="norm of the adjoint, relative")
 

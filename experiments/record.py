@@ -27,7 +27,7 @@ class Run:
     """
 
     def __init__(self, root: Path, name: str, settings: msgspec.Struct) -> None:
-        self.folder = _new_folder(root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.folder = new_folder(root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self.started = time.monotonic()
         self.write("config.json", config.dump_json(settings))
         versions = {package: importlib.metadata.version(package) for package in PACKAGES}
@@ -88,7 +88,7 @@ def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
     return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
-def _new_folder(path: Path) -> Path:
+def new_folder(path: Path) -> Path:
     """Makes `path`, or `path-2`, `path-3`, … where it is taken: no run writes over another."""
     number = 1
     while True:

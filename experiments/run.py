@@ -14,12 +14,13 @@ from pathlib import Path
 
 from experiments import config, schema
 
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
 # What `--quick` sets, before all that `--set` does: enough to see that all of it runs.
 QUICK = "optimizer.steps=20", "evaluations=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used."""
+    """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used; INTERRUPTED."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run", description="Runs an experiment from its config."
     )
@@ -59,12 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(arguments.runs, Path(arguments.config).stem, settings)
     try:
         task = tasks.make(settings, console)
-        task.begin(run)
+        for name, value in task.leaves.items():
+            run.write_json(name, value)
         params, results = training.fit(run, console, settings, task)
         task.finish(run, params)
     except KeyboardInterrupt:
         console.print(f"Interrupted. What there is, is in {run.folder}.", markup=False)
-        return 1
+        return INTERRUPTED
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -110,6 +110,10 @@ class Recall(Experiment, frozen=True, kw_only=True, tag_field="task", tag="recal
     vanishing: Annotated[float, Meta(ge=0)] = 0.0
     """Weight of the regulariser Ω against vanishing gradients (Pascanu et al. 2013)."""
 
+    def __post_init__(self) -> None:
+        if self.vanishing and self.model.compute_dtype != "float32":
+            raise ValueError("`vanishing` is computed in float32: `compute_dtype` must be so too")
+
 
 class Adding(Experiment, frozen=True, kw_only=True, tag_field="task", tag="adding"):
     """The adding problem: the sum of the two numbers that are marked among `length`."""
@@ -118,7 +122,7 @@ class Adding(Experiment, frozen=True, kw_only=True, tag_field="task", tag="addin
 
 
 class Copying(Experiment, frozen=True, kw_only=True, tag_field="task", tag="copying"):
-    """Copying memory: ten symbols, to be said again `delay` steps later."""
+    """Copying memory: ten symbols, to be said again `delay` + 10 steps later."""
 
     delay: Positive
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import config, figures, run, schema
+from experiments.record import new_folder
 
 SEED, CONFIG = "seed", "config"
 INDEX = "sweep.json"
@@ -42,9 +43,15 @@ class Outcome(NamedTuple):
     """A run: its settings, one `key=value, …` for each axis but the seed's, and its results."""
 
     place: tuple[str, ...]
-    results: dict[str, float]
+    results: dict[str, float | None]
+    """Empty if the run failed; None for what is not finite."""
     folder: str = ""
     """Of the run, in that of the sweep."""
+
+    def value(self, name: str) -> float:
+        """A result; NaN if there is none."""
+        value = self.results.get(name)
+        return math.nan if value is None else value
 
 
 class Sweep(NamedTuple):
@@ -104,13 +111,19 @@ def table(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], name:
 
 
 def tell(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation if there are several, with three digits at least."""
-    mean = statistics.fmean(values)
-    if not math.isfinite(mean):
-        return str(mean)
+    """The mean and, if there are several, their standard deviation; how many are no number."""
+    there = [value for value in values if math.isfinite(value)]
+    failed = (
+        f"{len(values) - len(there)} of {len(values)} failed" if len(there) < len(values) else ""
+    )
+    if not there:
+        return failed
+    mean = statistics.fmean(there)
     digits = 3 if abs(mean) >= 0.1 or mean == 0 else 2 - math.floor(math.log10(abs(mean)))
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean:.{digits}f}{deviation}"
+    said = f"{mean:.{digits}f}"
+    if len(there) > 1:
+        said += f" ± {statistics.stdev(there):.{digits}f}"
+    return f"{said}, {failed}" if failed else said
 
 
 def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: Path) -> bool:
@@ -127,7 +140,8 @@ def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: 
     with figures.figure(path) as (axes,):
         for number, line in enumerate(dict.fromkeys(place[:-1] for place in values)):
             mine, colour = [place for place in values if place[:-1] == line], f"C{number}"
-            means = [statistics.fmean(values[place]) for place in mine]
+            there = [[v for v in values[place] if math.isfinite(v)] for place in mine]
+            means = [statistics.fmean(of) if of else math.nan for of in there]
             axes.plot([numbers[p] for p in mine], means, color=colour, label=" ".join(line) or None)
             points = [(numbers[place], value) for place in mine for value in values[place]]
             axes.plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
@@ -136,7 +150,7 @@ def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; what the first run that failed returned; 2 if no run can be."""
+    """The command. Returns 0; 1 if a run failed or was interrupted; 2 if no run can be."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
         description=__doc__,
@@ -162,32 +176,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys = [key for axis in given.over for key in axis.keys]
     if len(set(keys)) < len(keys):
         parser.error("--over must name each key once.")
+    # A table's place goes by these; what is alike would be averaged over as if it were seeds.
+    firsts = [[value[0] for value in axis.values] for axis in given.over]
+    for alike in ([Path(path).stem for path in given.configs], *firsts):
+        if len(set(alike)) < len(alike):
+            parser.error(f"configs, and the first values of --over, must differ: {alike}.")
     try:  # all that can be wrong with any of them, before the first
         first = run.QUICK if given.quick else ()
         trials = list(_trials(given.configs, given.over, [*first, *given.set]))
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    what = Path(os.path.commonpath(given.configs)).stem
-    folder = given.runs / f"{what}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    what = Path(os.path.commonpath([os.path.abspath(path) for path in given.configs])).stem
+    folder = new_folder(given.runs / f"{what}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
     keys = [axis.keys[0] for axis in given.over if axis.keys != (SEED,)]
     sweep = Sweep([CONFIG] * (len(given.configs) > 1) + keys, [])
     for number, (path, place, settings) in enumerate(trials):
         arguments = itertools.chain(*(["--set", setting] for setting in settings))
-        if code := run.main([path, *arguments, "--runs", str(folder / str(number))]):
+        code = run.main([path, *arguments, "--runs", str(folder / str(number))])
+        if code == run.INTERRUPTED:
             break
-        (file,) = folder.glob(f"{number}/*/results.json")
-        results = {k: math.nan if v is None else v for k, v in json.loads(file.read_text()).items()}
-        sweep.outcomes.append(Outcome(place, results, str(file.parent.relative_to(folder))))
+        (mine,) = (folder / str(number)).iterdir()
+        file, results = mine / "results.json", {}
+        if not code:
+            results = json.loads(file.read_text(encoding="utf-8"))
+        sweep.outcomes.append(Outcome(place, results, str(mine.relative_to(folder))))
         (folder / INDEX).write_text(json.dumps(sweep, indent=1), encoding="utf-8")
-    else:
-        code = 0
-    for name in sweep.outcomes[0].results if sweep.outcomes else ():
-        values = {place: [o.results[name] for o in of] for place, of in sweep.places().items()}
+    for name in dict.fromkeys(name for outcome in sweep.outcomes for name in outcome.results):
+        values = {
+            place: [outcome.value(name) for outcome in of]
+            for place, of in sweep.places().items()
+            # Other tasks have other results; a run that failed had been going to have these.
+            if any(name in outcome.results or not outcome.results for outcome in of)
+        }
         print(f"\n{name}\n\n{table(sweep.keys, values, name)}")
         plot(sweep.keys, values, folder / f"{name}.png")
     print(f"\nAll of it is in {folder}")
-    return code
+    return 0 if len(sweep.outcomes) == len(trials) and all(o.results for o in sweep.outcomes) else 1
 
 
 def _trials(

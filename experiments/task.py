@@ -1,6 +1,6 @@
 """What an experiment is: all that the training loop and the microscope need to know of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     """What is counted: "characters", "sequences"."""
     shown: Callable[[float], dict[str, float]] = lambda loss: {}
     """The loss to the metrics of training, such as bits per character."""
-    begin: Callable[[Run], None] = lambda run: None
-    """Leaves in the run's folder what its parameters cannot be read without."""
+    leaves: Mapping[str, Any] = {}
+    """What its parameters cannot be read without: files of the run's folder, and their JSON."""
     finish: Callable[[Run, Any], None] = lambda run, params: None
     """Leaves there, and shows, what the trained parameters can do."""

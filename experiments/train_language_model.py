@@ -67,7 +67,7 @@ def make(config: schema.LanguageModel, console: Console) -> Task:
         per_step=batch_size * config.window,
         unit="characters",
         shown=lambda loss: {"bits": language_model.bits(loss)},
-        begin=lambda run: run.write_json("vocabulary.json", list(vocabulary)),
+        leaves={"vocabulary.json": list(vocabulary)},
         finish=finish,
     )
 

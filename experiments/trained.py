@@ -56,7 +56,12 @@ def load(run: Path) -> TrainedTask:
     settings = config.load(schema.Config, run / "config.json")
     steps = checkpoint.steps(run)
     if not steps:
-        raise checkpoint.CheckpointError(f"there is no checkpoint in {run}: was it finished?")
+        raise checkpoint.CheckpointError(f"there is no whole checkpoint in {run}.")
     task = tasks.make(settings, Console(quiet=True))
+    for name, value in task.leaves.items():
+        if json.loads((run / name).read_text()) != value:
+            raise checkpoint.CheckpointError(
+                f"{run / name} is not what the run's data give now: were they changed since?"
+            )
     like = task.init(jax.random.key(settings.seed))
     return TrainedTask(settings, task, {s: checkpoint.restore(run, like, s) for s in steps})

@@ -46,8 +46,9 @@ def fit(
     devices, the batches are split over them; the parameters that are evaluated, saved and returned
     lie on the first one, for what reads them runs where they lie.
 
-    However the loop ends, by its last step, by Ctrl-C (which waits for the step in hand) or by an
-    error, the last good parameters are saved and the curves drawn.
+    However the loop ends, by its last step, by Ctrl-C (which waits for the step in hand) or by a
+    loss that is no number, the parameters before that step are saved and the curves drawn. Only an
+    error inside a step, which has taken the parameters by then, leaves the last evaluation's.
 
     Returns:
       The parameters, and the last evaluation.
@@ -80,10 +81,10 @@ def fit(
                     words = ", ".join(f"{k} {v:.4f}" for k, v in results.items())
                     bar.console.print(f"step {done}/{steps}: {words}")
                     saved = save()
-                if interrupted():
-                    raise KeyboardInterrupt
                 if done == steps:
                     break
+                if interrupted():
+                    raise KeyboardInterrupt
                 began = run.seconds
                 fresh, batch = next(batches)
                 learner, state, metrics = step(learner, state if fresh is None else fresh, batch)
@@ -107,7 +108,7 @@ def fit(
                 extra = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                 bar.update(shown, advance=1, loss=average, rate=rate, extra=extra)
     finally:
-        if saved != done:
+        if saved != done and not any(a.is_deleted() for a in jax.tree.leaves(learner.params)):
             save()
         if names := [*task.shown(1.0), *results]:
             run.plot(", ".join(names), *names)
@@ -133,8 +134,10 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
         asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set a handler, and none else gets Ctrl-C
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or before in (signal.SIG_IGN, None):
+        # Only the main thread may set a handler, and gets Ctrl-C; who ignores it means to.
+        yield lambda: False
         return
     signal.signal(signal.SIGINT, remember)
     try:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from experiments import (
     schema,
     task,
     train_language_model,
+    trained,
     training,
     truncation_bias,
 )
@@ -195,6 +197,36 @@ def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
     assert saved["w"][0] == params["w"][0] == results["w"]
 
 
+def test_an_error_inside_a_step_is_the_one_that_is_told(tmp_path):
+    """The step took the parameters: those of the last evaluation are what is left."""
+
+    def loss_fn(params, state, x):
+        jax.debug.callback(fail, x)
+        return jnp.sum(x * params["w"] ** 2), state
+
+    def fail(x):
+        if x > 1:
+            raise OSError("the disk is full")
+
+    given = experiment(steps=4, evaluations=4)
+    folder = record.Run(tmp_path, "error", given)
+    of = toy(loss_fn, [(None, jnp.asarray(x)) for x in (1.0, 2.0)], lambda params: {})
+    with pytest.raises(Exception, match="the disk is full"):
+        training.fit(folder, training.Console(quiet=True), given, of)
+    assert checkpoint.steps(folder.folder) == [0, 1]
+
+
+def test_another_text_than_the_run_s_is_refused(language_run, tmp_path):
+    """As many characters, other ones: shapes and digests would fit."""
+    folder = shutil.copytree(language_run, tmp_path / "run")
+    (tmp_path / "text.txt").write_text("efgh" * 1000)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["data"]["path"] = str(tmp_path / "text.txt")
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(checkpoint.CheckpointError, match="were they changed since"):
+        trained.load(folder)
+
+
 def test_no_steps_leave_the_model_as_it_began(tmp_path):
     given = experiment(steps=0, evaluations=3)
     folder = record.Run(tmp_path, "none", given)
@@ -263,10 +295,9 @@ def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
     checkpoint.digest_file(tmp_path, 10).write_text("0" * 64)
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.restore(tmp_path, like)
-    checkpoint.digest_file(tmp_path, 10).unlink()
-    with pytest.raises(checkpoint.CheckpointError, match="not finished"):
-        checkpoint.restore(tmp_path, like)
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+    checkpoint.digest_file(tmp_path, 10).unlink()  # as if it had been killed while it was saving
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [1, 2, 3])
+    with pytest.raises(checkpoint.CheckpointError, match="no whole checkpoint"):
         checkpoint.restore(tmp_path / "elsewhere", like)
 
 

@@ -41,7 +41,7 @@ def test_the_lag_decides(tmp_path, capsys):
 def test_several_configs_are_the_first_axis(tmp_path, capsys):
     """No steps are trained: what is told is how the models begin."""
     lags = ["--over", "lag=3 5", "--set", "optimizer.steps=0", "--runs", str(tmp_path)]
-    recalled = ["configs/recall/gru.toml", "configs/recall/irnn.toml"]
+    recalled = ["configs/recall/gru.toml", str(Path("configs/recall/irnn.toml").resolve())]
     assert sweep.main([*recalled, *lags]) == 0
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("recall-sweep-")
@@ -75,15 +75,23 @@ def test_a_quick_form_of_every_row(tmp_path, path):
     assert first != last
 
 
+def test_configs_of_several_tasks_have_a_table_for_each_result(tmp_path, capsys):
+    names = ["configs/decay.toml", "configs/classical/adding_100_elman.toml"]
+    assert sweep.main([*names, "--set", "optimizer.steps=0", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("| decay | ") == said.count("| adding_100_elman | ") == 2
+    assert "| config | accuracy |" in said and "| config | test_error |" in said
+
+
 def test_a_table_of_outcomes():
     place = sweep.Outcome(("window=5, optimizer.batch_size=320",), {"bits": 3.0})
     assert list(sweep.Sweep(["window"], [place]).places()) == [("5",)]
-    values = {("5",): [3.0], ("25",): [2.0, 2.5], ("50",): [0.00012345]}
+    values = {("5",): [3.0], ("25",): [2.0, 2.5, np.nan], ("50",): [0.00012345]}
     assert sweep.table(["window"], values, "bits").splitlines() == [
         "| window | bits |",
         "| --- | --- |",
         "| 5 | 3.000 |",
-        "| 25 | 2.250 ± 0.354 |",
+        "| 25 | 2.250 ± 0.354, 1 of 3 failed |",
         "| 50 | 0.000123 |",
     ]
 
@@ -109,19 +117,32 @@ def test_nothing_is_run_if_one_config_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit):
         sweep.main([*arguments, "--over", "window,lag=3,4"])
     assert "must name each key once" in capsys.readouterr().err
+    for alike in (
+        ["--over", "lag=3 3"],
+        ["--over", "lag,window=3,4 3,5"],
+        ["configs/../" + arguments[0]],
+    ):
+        with pytest.raises(SystemExit):
+            sweep.main([arguments[0], *alike, "--runs", str(tmp_path)])
+        assert "must differ" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_sweep_that_stops_tells_what_there_is(tmp_path, capsys, monkeypatch):
-    """The second run fails."""
-    codes = iter([0, 1])
+@pytest.mark.parametrize("code", [1, run.INTERRUPTED])
+def test_a_sweep_goes_on_after_a_run_that_failed(tmp_path, capsys, monkeypatch, code):
+    """And stops at Ctrl-C, telling what there is."""
+    codes = iter([0, code, 0])
 
     def main(arguments):
         folder = Path(arguments[-1]) / "run"
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text('{"accuracy": 0.5}')
-        return next(codes)
+        if (now := next(codes)) == 0:
+            (folder / "results.json").write_text('{"accuracy": 0.5, "loss": null}')
+        return now
 
     monkeypatch.setattr(run, "main", main)
-    arguments = ["configs/recall_lstm.toml", "--over", "lag=3 8 9", "--runs", str(tmp_path)]
-    assert sweep.main(arguments) == 1
-    assert "\n| 3 | 0.500 |\n" in capsys.readouterr().out
+    over = ["--over", "lag=3 8 9"]
+    assert sweep.main(["configs/recall_lstm.toml", *over, "--runs", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "\n| 3 | 0.500 |\n" in said and "\n| 3 | 1 of 1 failed |\n" in said
+    assert ("\n| 8 | 1 of 1 failed |\n| 9 | 0.500 |\n" in said) == (code == 1)
+    assert len(sweep.load(next(tmp_path.iterdir())).outcomes) == (3 if code == 1 else 1)
