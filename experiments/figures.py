@@ -10,7 +10,7 @@ from typing import Any
 def figure(
     path: Path, panels: int = 1, size: tuple[float, float] = (7.0, 4.0)
 ) -> Iterator[list[Any]]:
-    """`panels` axes side by side, written to `path` at the end, each with a legend if it has lines.
+    """`panels` axes side by side, written to `path` at the end, each with a legend of its labels.
 
     Args:
       path: of the file.
@@ -27,6 +27,6 @@ def figure(
         yield list(axes)
         for each in axes:
             each.grid(alpha=0.3)
-            if each.get_legend_handles_labels()[0]:
+            if each.get_legend_handles_labels()[0] and each.get_legend() is None:
                 each.legend(fontsize="small")
         drawn.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)

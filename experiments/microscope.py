@@ -30,6 +30,7 @@ from experiments import trained
 from experiments.record import write_csv
 from experiments.task import Task
 from jaxrnn import flow
+from jaxrnn.truncation import norm
 
 SHARE = 0.01  # of the adjoint at lag 0: where the horizon is said to lie
 EXPONENTS, OF_SEQUENCES = 16, 8  # the leading Lyapunov exponents, averaged over so many sequences
@@ -133,7 +134,7 @@ def anatomies(task: Task, params: dict[int, Any], of: Sequence[Snapshot]) -> lis
 
         def add(tail: Array, term: Array) -> tuple[Array, Array]:
             tail = tail + term
-            return tail, jnp.stack([jnp.linalg.norm(term), jnp.linalg.norm(tail)])
+            return tail, norm(jnp.stack([term.ravel(), tail.ravel()]), axis=-1)
 
         _, norms = lax.scan(add, jnp.zeros_like(terms[0]), terms, reverse=True)
         width = sum(leaf.size for leaf in jax.tree.leaves(cell.initial_state(params.cell, ())))

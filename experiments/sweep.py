@@ -137,15 +137,25 @@ def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: 
         return False
     if len(set(numbers.values())) < 2 or len(keys) > 2:
         return False
-    with figures.figure(path) as (axes,):
-        for number, line in enumerate(dict.fromkeys(place[:-1] for place in values)):
+    lines = list(dict.fromkeys(place[:-1] for place in values))
+    with figures.figure(path, size=(8.0, 4.0)) as (axes,):
+        for number, line in enumerate(lines):
             mine, colour = [place for place in values if place[:-1] == line], f"C{number}"
             there = [[v for v in values[place] if math.isfinite(v)] for place in mine]
             means = [statistics.fmean(of) if of else math.nan for of in there]
-            axes.plot([numbers[p] for p in mine], means, color=colour, label=" ".join(line) or None)
+            # Thinner and thinner, so that lines that lie on one another are all seen.
+            width = {"linewidth": 1.2 + 0.8 * (len(lines) - 1 - number), "color": colour}
+            axes.plot([numbers[p] for p in mine], means, **width, label=" ".join(line) or None)
             points = [(numbers[place], value) for place in mine for value in values[place]]
             axes.plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
+        ticks = sorted(set(numbers.values()))
+        if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
+            axes.set_xscale("log")
+            axes.set_xticks([], minor=True)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set(xlabel=keys[-1], ylabel=path.stem.replace("_", " "))
+        if len(lines) > 1:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
     return True
 
 
