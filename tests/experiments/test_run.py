@@ -20,6 +20,7 @@ from experiments import (
     classify_vowels,
     generate,
     language_model,
+    microscope,
     models,
     record,
     run,
@@ -465,6 +466,36 @@ def test_the_classifier_looks_at_a_series_up_to_its_end():
     np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5)
     garbage = classify_vowels.logits_of(cell, params, xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6]))
     np.testing.assert_array_equal(garbage, logits)
+
+
+def test_the_microscope_sees_series_of_one_length():
+    """Those of the length that most have; by the logits of the classifier itself."""
+    model = schema.Model(cell="gru", hidden_size=4)
+    params = models.init(jax.random.key(0), model, 2, 3)
+    xs = np.random.default_rng(0).standard_normal((6, 4, 2)).astype(np.float32)
+    lengths, labels = np.array([4, 6, 4, 5], np.int32), np.array([0, 1, 2, 0], np.int32)
+    probed, loss = classify_vowels._probe(Sequences(xs, lengths, labels), params)
+    np.testing.assert_array_equal(probed, xs[:4, [0, 2]])
+    logits = classify_vowels.logits_of(jaxrnn.gru, params, jnp.asarray(xs), jnp.asarray(lengths))
+    expected = -jax.nn.log_softmax(logits)[[0, 2], [0, 2]].sum()
+    got = loss(*jaxrnn.unroll(jaxrnn.gru, params.cell, None, probed))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_the_microscope_looks_at_the_character_after_a_stretch(language_run):
+    """By the model's own loss, of the last character alone; and it draws its page."""
+    settings, task, params = trained.load(language_run)
+    xs, loss = task.probe(params[60])
+    last, hs = jaxrnn.unroll(task.cell, params[60].cell, None, xs)
+    ids = np.asarray(xs @ params[60].embedding.T).argmax(-1)  # the embedding of each is its own
+    np.testing.assert_array_equal(params[60].embedding[ids], xs)
+    labels = (ids[-1] + 1) % 4  # abcdabcd…
+    logits = jaxrnn.layers.dense(params[60].readout, hs[-1])
+    expected = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels].sum()
+    np.testing.assert_allclose(loss(last, hs), expected, rtol=1e-4)
+    assert settings.window != len(xs) == 256
+    assert microscope.main([str(language_run)]) == 0
+    assert (language_run / "microscope" / "gates.csv").exists()
 
 
 def test_every_sequence_comes_once_per_epoch():
