@@ -155,7 +155,8 @@ def plot(keys: Sequence[str], values: dict[tuple[str, ...], list[float]], path: 
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set(xlabel=keys[-1], ylabel=path.stem.replace("_", " "))
         if len(lines) > 1:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": "small"}
+            axes.legend(**beside, title=keys[0])
     return True
 
 
