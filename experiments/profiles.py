@@ -56,8 +56,7 @@ def measure(folder: Path) -> tuple[list[str], list[Run]]:
                 continue  # the run failed
             _, task, params = trained.load(folder / outcome.folder)
             ends = {step: params[step] for step in (min(params), max(params))}
-            found = snapshots(task, ends)
-            runs.append(Run(place, dict(zip(WHEN, found, strict=False))))
+            runs.append(Run(place, {WHEN[s.step > 0]: s for s in snapshots(task, ends)}))
     if not runs:
         raise ValueError(f"no run in {folder} came to its end.")
     return swept.keys, runs
@@ -78,13 +77,13 @@ def plot(keys: Sequence[str], runs: Sequence[Run], path: Path) -> None:
     for run in runs:
         for when, snapshot in run.snapshots.items():
             groups.setdefault((run.place[:1], run.place[1:2], when), []).append(snapshot)
-    trained = any(len(run.snapshots) > 1 for run in runs)
+    untrained = all(WHEN[1] not in run.snapshots for run in runs)
     with figure(path, len(firsts), (max(5.0, 3.2 * len(firsts)), 3.6)) as panels:
         for axes in panels:
             axes.set_yscale("log")
         for (first, second, when), group in groups.items():
             left = relative(group)
-            solid = when == WHEN[1] or not trained
+            solid = when == WHEN[1] or untrained
             panels[firsts.index(first)].plot(
                 np.where((left > 0) & np.isfinite(left), left, np.nan),
                 "-" if solid else ":",
@@ -126,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     places: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for run in runs:
         places.setdefault(run.place, []).append(run.results())
-    for name in runs[0].results():
-        values = {place: [r[name] for r in results] for place, results in places.items()}
+    for name in dict.fromkeys(name for run in runs for name in run.results()):
+        values = {place: [r.get(name, np.nan) for r in of] for place, of in places.items()}
         print(f"\n{name}\n\n{sweep.table(keys, values, name)}")
     print(f"\nAll of it is in {given.sweep}/profiles.png and .csv")
     return 0

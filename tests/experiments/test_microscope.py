@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import json
 import shutil
 from pathlib import Path
 
@@ -275,3 +276,24 @@ def test_profiles_of_a_sweep(tmp_path, capsys):
     with (folder / "profiles.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 13 and {x["checkpoint"] for x in rows} == {"before training"}
+
+
+def test_profiles_before_training_and_after_it(tmp_path, capsys):
+    """Each against the snapshots of that checkpoint; a run that failed is left out."""
+    arguments = ["configs/recall/gru.toml", "--quick", "--set", "lag=6", "--over", "seed=0 1"]
+    assert sweep.main([*arguments, "--runs", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    index = json.loads((folder / sweep.INDEX).read_text())
+    index[1][1][1] = {}  # the second run's results
+    (folder / sweep.INDEX).write_text(json.dumps(index))
+    capsys.readouterr()
+    assert profiles.main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    _, task, params = trained.load(folder / index[1][0][2])
+    for when, step in (("before training", 0), ("after training", 20)):
+        (of,) = microscope.snapshots(task, {step: params[step]})
+        assert f"factor per step, {when} |\n| --- |\n| {of.horizon.rate:.3f} |" in said
+    with (folder / "profiles.csv").open() as file:
+        assert [x["checkpoint"] for x in csv.DictReader(file)] == [
+            *["before training"] * 7, *["after training"] * 7
+        ]  # fmt: skip
