@@ -1,5 +1,6 @@
 """The experiments as a user runs them: small, on text of their own, from the command line."""
 
+import contextlib
 import csv
 import json
 import os
@@ -341,8 +342,18 @@ def test_a_loss_that_is_not_finite_stops_and_saves_what_was_good(tmp_path):
         np.testing.assert_allclose(saved["w"][0], left)
 
 
-def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path):
-    """The signal comes while step 3 is being fed: three steps are what the checkpoint holds."""
+@pytest.fixture
+def on_ctrl_c(request):
+    """What the process does at Ctrl-C, whatever it was started with."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True)
+def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
+    """The signal comes while step 3 is being fed: three steps are what the checkpoint holds. A
+    process that ignores it, as one in a script's background does, goes on to the end."""
     seen = []
 
     def batches():
@@ -355,16 +366,17 @@ def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path):
         jax.debug.callback(lambda w: seen.append(float(w)), params["w"][0])
         return jnp.sum(x * params["w"] ** 2), state
 
-    before = signal.getsignal(signal.SIGINT)
     given = experiment(steps=9, evaluations=1)
     folder = record.Run(tmp_path, "stopped", given)
-    with pytest.raises(KeyboardInterrupt):
+    ignored = on_ctrl_c is signal.SIG_IGN
+    with contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
         console = training.Console(quiet=True)
         training.fit(folder, console, given, toy(loss_fn, batches(), lambda params: {}))
-    assert len(seen) == 3 and checkpoint.steps(folder.folder) == [0, 3]
+    steps = 9 if ignored else 3
+    assert len(seen) == steps and checkpoint.steps(folder.folder) == [0, steps]
     saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
     assert saved["w"][0] < seen[-1]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is on_ctrl_c
 
 
 def test_steps_that_diverge_at_once_are_told(tmp_path, capsys):
