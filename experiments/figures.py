@@ -20,7 +20,7 @@ def figure(
     from matplotlib import rc_context  # imported where it is used: it takes half a second
     from matplotlib.figure import Figure
 
-    # Letters stay letters; ids, which a page's figures share, are made from the figure's name.
+    # Letters stay letters, and the same figure gives the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
         drawn = Figure(figsize=size, layout="constrained")
         axes = drawn.subplots(1, panels, squeeze=False)[0]

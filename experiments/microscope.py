@@ -204,7 +204,7 @@ def write(findings: Findings, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0, or 2 if it cannot be done as asked."""
-    from experiments import microscope_page
+    from experiments import microscope_page  # which shows what this module finds
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.microscope",

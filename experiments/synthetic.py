@@ -83,7 +83,8 @@ def make(config: schema.Experiment, console: Console) -> Task:
     """The task of a config. What it is tested on, and probed with, has seeds of its own."""
     problem, cell = problem_of(config), models.cell_of(config.model)
     dtype, batch_size = config.model.compute_dtype, config.optimizer.batch_size
-    window, vanishing = getattr(config, "window", None), getattr(config, "vanishing", 0.0)
+    recall = config if isinstance(config, schema.Recall) else None
+    window, vanishing = (recall.window, recall.vanishing) if recall else (None, 0.0)
     seeds = np.random.SeedSequence(config.seed).spawn(3)
     training, testing, probing = (np.random.default_rng(seed) for seed in seeds)
 
@@ -111,9 +112,11 @@ def make(config: schema.Experiment, console: Console) -> Task:
         outputs = layers.dense(params.readout, hs)
         return problem.measure(outputs, jnp.asarray(test.labels), jnp.asarray(test.mask))
 
-    if isinstance(config, schema.Recall) and window:
-        test = next(_stream(config, testing, STREAMS, EPISODES * (config.lag + 1)))
-        batches = partial(_windows, cell, _stream(config, training, batch_size, window), batch_size)
+    if recall and window:
+        cut = partial(problems.recall_stream, lag=recall.lag, symbols=recall.symbols)
+        test = next(cut(testing, STREAMS, window=EPISODES * (recall.lag + 1)))
+        stream = cut(training, batch_size, window=window)
+        batches = partial(_windows, cell, stream, batch_size)
     else:
         test = problem.draw(testing, TEST_SEQUENCES)
         batches = partial(_fresh, problem.draw, training, batch_size)
@@ -160,12 +163,6 @@ def _windows(
     for steps in stream:
         yield state, steps
         state = None
-
-
-def _stream(
-    config: schema.Recall, random: np.random.Generator, batch_size: int, window: int
-) -> Iterator[Steps]:
-    return problems.recall_stream(random, batch_size, config.lag, config.symbols, window)
 
 
 def _of_one_length(steps: Steps) -> Steps:
