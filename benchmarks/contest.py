@@ -85,7 +85,9 @@ def difference(contestant: Contestant, reference: Contestant) -> float:
     return float(max(differences))
 
 
-def gradient_error(contestant: Contestant, reference: Contestant) -> tuple[float, float]:
+def gradient_error(
+    contestant: Contestant, reference: Contestant
+) -> tuple[float, float]:
     """Of the gradient by the inputs: its cosine with the reference's, and its relative error."""
     ours, theirs = (_time_major("gradient", c).ravel() for c in (reference, contestant))
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)

@@ -57,7 +57,9 @@ def make_job(cell: str) -> Job:
     settings = config.load(schema.Config, CONFIG, [f'model.cell="{cell}"'])
     assert isinstance(settings, schema.LanguageModel)
     corpus = data.load_texts(settings.data.path)
-    vocabulary = data.make_vocabulary(np.concatenate([text for _, text in corpus.texts]))
+    vocabulary = data.make_vocabulary(
+        np.concatenate([text for _, text in corpus.texts])
+    )
     learnt, _ = data.split_texts(corpus.texts, settings.data.held_out)
     windows = data.stream(
         data.encode(vocabulary, learnt), settings.optimizer.batch_size, settings.window
@@ -74,7 +76,9 @@ def make_job(cell: str) -> Job:
 
 def ours(job: Job, number: int = 1, without_b_hn: bool = False) -> Step:
     """As `experiments` trains, on so many devices; `without_b_hn` leaves the GRU's at zero."""
-    value_and_grad = jax.value_and_grad(language_model.make_loss(job.cell), has_aux=True)
+    value_and_grad = jax.value_and_grad(
+        language_model.make_loss(job.cell), has_aux=True
+    )
 
     def frozen(params, state, batch):
         result, grads = value_and_grad(params, state, batch)
@@ -118,7 +122,9 @@ class Network(nnx.Module):
         self.embedding.embedding[...] = params.embedding
         recurrent.dense_i.kernel[...] = params.cell.w_ih
         recurrent.dense_h.kernel[...] = params.cell.w_hh
-        (recurrent.dense_h if cell == "lstm" else recurrent.dense_i).bias[...] = params.cell.b
+        (recurrent.dense_h if cell == "lstm" else recurrent.dense_i).bias[...] = (
+            params.cell.b
+        )
         readout.kernel[...] = params.readout.w
         readout.bias[...] = params.readout.b
         self.readout = readout
@@ -135,7 +141,9 @@ def flax(job: Job) -> Step:
     params = jax.tree.map(jnp.copy, params)  # the step takes its arguments' buffers
     optimizer = training.make_optimizer(job.settings.optimizer)
     opt_state = optimizer.init(params)
-    zeros = jnp.zeros((job.settings.optimizer.batch_size, job.settings.model.hidden_size))
+    zeros = jnp.zeros(
+        (job.settings.optimizer.batch_size, job.settings.model.hidden_size)
+    )
     carry: Any = (zeros, zeros + 0) if job.settings.model.cell == "lstm" else zeros
 
     def loss_fn(params, carry, ids, labels):
@@ -153,7 +161,9 @@ def flax(job: Job) -> Step:
     def step(number: int) -> float:
         nonlocal params, opt_state, carry
         ids, labels = job.windows.inputs[number], job.windows.labels[number]
-        params, opt_state, carry, loss = train_step(params, opt_state, carry, ids, labels)
+        params, opt_state, carry, loss = train_step(
+            params, opt_state, carry, ids, labels
+        )
         return float(loss)
 
     return step
@@ -241,7 +251,9 @@ def curves(job: Job, steps: int) -> dict[str, float]:
     return {
         "jaxrnn-cores": float(np.max(np.abs(losses(ours_on_cores(job)) - reference))),
         "flax-nnx": float(np.max(np.abs(losses(flax(job)) - flax_reference))),
-        "pytorch": float(np.max(np.abs(losses(pytorch(job, single_bias=True)) - reference))),
+        "pytorch": float(
+            np.max(np.abs(losses(pytorch(job, single_bias=True)) - reference))
+        ),
     }
 
 
@@ -261,7 +273,9 @@ def speeds(job: Job, rounds: int, block: int) -> dict[str, measure.Timing]:
 
         return call
 
-    return measure.interleaved({name: blocks(make(job)) for name, make in TRAINERS.items()}, rounds)
+    return measure.interleaved(
+        {name: blocks(make(job)) for name, make in TRAINERS.items()}, rounds
+    )
 
 
 def compare(cell: str, rounds: int, block: int, steps: int) -> dict[str, Any]:
@@ -272,7 +286,9 @@ def compare(cell: str, rounds: int, block: int, steps: int) -> dict[str, Any]:
     return {
         name: {
             "difference": differences.get(name, 0.0),
-            "characters_per_second": [round(1e3 * characters / ms) for ms in timing[::-1]],
+            "characters_per_second": [
+                round(1e3 * characters / ms) for ms in timing[::-1]
+            ],
         }
         for name, timing in speeds(job, rounds, block).items()
     }
@@ -287,7 +303,9 @@ def show(console: Console, cell: str, found: dict[str, Any]) -> None:
     rate = {name: record["characters_per_second"][1] for name, record in found.items()}
     for name, record in found.items():
         low, median, high = record["characters_per_second"]
-        ratios = (f"{rate[ours] / rate[name]:.2f}" for ours in ("jaxrnn", "jaxrnn-cores"))
+        ratios = (
+            f"{rate[ours] / rate[name]:.2f}" for ours in ("jaxrnn", "jaxrnn-cores")
+        )
         difference = record["difference"]
         words = f"{difference:.1e}" + ("" if difference <= TOLERANCE else " (too much)")
         table.add_row(name, f"{median:,}", f"{low:,}", f"{high:,}", *ratios, words)
@@ -296,12 +314,20 @@ def show(console: Console, cell: str, found: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 if the losses are not the same."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.end_to_end", description=__doc__
+    )
     parser.add_argument("--cell", default=",".join(CELLS), help=",".join(CELLS))
     parser.add_argument("--rounds", type=int, default=9, help="9")
-    parser.add_argument("--block", type=int, default=BLOCK, help=f"steps in a turn: {BLOCK}")
-    parser.add_argument("--curve", type=int, default=CURVE, help=f"steps compared: {CURVE}")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/end_to_end.json"))
+    parser.add_argument(
+        "--block", type=int, default=BLOCK, help=f"steps in a turn: {BLOCK}"
+    )
+    parser.add_argument(
+        "--curve", type=int, default=CURVE, help=f"steps compared: {CURVE}"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/end_to_end.json")
+    )
     arguments = parser.parse_args(argv)
     devices.one_per_core()
     console = results.console()
@@ -312,7 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells[cell] = compare(cell, arguments.rounds, arguments.block, arguments.curve)
         show(console, cell, cells[cell])
         results.write(arguments.out, {"machine": facts, "cells": cells})
-    worst = max(record["difference"] for found in cells.values() for record in found.values())
+    worst = max(
+        record["difference"] for found in cells.values() for record in found.values()
+    )
     return 0 if worst <= TOLERANCE else 1
 
 

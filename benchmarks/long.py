@@ -145,9 +145,13 @@ CONTESTANTS: Mapping[str, Callable[[problem.Problem], Function]] = {
 }
 
 
-def compare(of: problem.Problem, names: Sequence[str], rounds: int, limit: float) -> dict[str, Any]:
+def compare(
+    of: problem.Problem, names: Sequence[str], rounds: int, limit: float
+) -> dict[str, Any]:
     """By contestant: temporary bytes, seconds to compile, and milliseconds where it was run."""
-    programs = {name: contest.compile(CONTESTANTS[name](of), of.params, of.xs) for name in names}
+    programs = {
+        name: contest.compile(CONTESTANTS[name](of), of.params, of.xs) for name in names
+    }
     running = {
         name: program.call
         for name, program in programs.items()
@@ -157,7 +161,9 @@ def compare(of: problem.Problem, names: Sequence[str], rounds: int, limit: float
     for name, call in running.items():
         result = call()
         reference = result if reference is None else reference
-        for got, expected in zip(*map(jax.tree.leaves, (result, reference)), strict=True):
+        for got, expected in zip(
+            *map(jax.tree.leaves, (result, reference)), strict=True
+        ):
             difference = jnp.max(jnp.abs(got - expected)) / jnp.max(jnp.abs(expected))
             if not difference <= contest.TOLERANCE:  # NaN is none either
                 raise ValueError(f"{name} computes {got}, not {expected}")
@@ -185,17 +191,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=64, help="H")
     parser.add_argument("--contestants", default=",".join(CONTESTANTS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--limit", type=float, default=4.0, help="GiB of temporaries: 4")
+    parser.add_argument(
+        "--limit", type=float, default=4.0, help="GiB of temporaries: 4"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/long.json"))
     given = parser.parse_args(argv)
     names = given.contestants.split(",")
     if unknown := set(names) - set(CONTESTANTS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTESTANTS)}")
+        parser.error(
+            f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTESTANTS)}"
+        )
     console, points = results.console(), []
     console.print(measure.machine())
     for size in map(int, given.lengths.split(",")):
         shape = problem.Shape(size, 1, given.inputs, given.hidden)
-        found = compare(problem.make(given.cell, shape), names, given.rounds, given.limit * 2**30)
+        found = compare(
+            problem.make(given.cell, shape), names, given.rounds, given.limit * 2**30
+        )
         points.append({"cell": given.cell, "shape": shape, "contestants": found})
         console.print(_table(given.cell, size, found))
     given.out.parent.mkdir(parents=True, exist_ok=True)

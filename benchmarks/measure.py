@@ -22,7 +22,9 @@ PAUSE = 0.002  # seconds between turns, for those threads to go to sleep
 # A result of 8 MB stays in the cache; larger ones lose half their speed to page faults.
 PRODUCT = (1024, 512, 2048)
 
-PACKAGES = "jax jaxlib numpy optax flax dm-haiku equinox keras torch onnxruntime".split()
+PACKAGES = (
+    "jax jaxlib numpy optax flax dm-haiku equinox keras torch onnxruntime".split()
+)
 
 
 class Timing(NamedTuple):
@@ -70,7 +72,9 @@ def interleaved(
     }
 
 
-def _turn(contestant: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+def _turn(
+    contestant: Callable[[], Any], calls: int, clock: Callable[[], float]
+) -> float:
     """Seconds per call."""
     began = clock()
     for _ in range(calls):
@@ -126,7 +130,12 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {key.strip(): fact.strip() for key, _, fact in (line.partition(":") for line in lines)}
+    facts = {
+        key.strip(): fact.strip()
+        for key, _, fact in (line.partition(":") for line in lines)
+    }
     flags = facts.get("flags", "").split()
-    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    vectors = [
+        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags
+    ]
     return " ".join([facts.get("model name", platform.machine()), *vectors])

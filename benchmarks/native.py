@@ -28,7 +28,9 @@ def pytorch(of: Problem) -> contest.Contestant:
         return dparams, dxs
 
     programs = {"forward": forward, "gradient": gradient}
-    return contest.Contestant({kind: contest.Program(f) for kind, f in programs.items()})
+    return contest.Contestant(
+        {kind: contest.Program(f) for kind, f in programs.items()}
+    )
 
 
 def pytorch_bfloat16(of: Problem) -> contest.Contestant:
@@ -60,7 +62,9 @@ def torch_rnn(cell: str, params: Any) -> Any:
         "bias_ih_l0": params.b,
         "bias_hh_l0": second_bias(cell, params),
     }
-    rnn.load_state_dict({name: torch.tensor(np.asarray(w)) for name, w in weights.items()})
+    rnn.load_state_dict(
+        {name: torch.tensor(np.asarray(w)) for name, w in weights.items()}
+    )
     return rnn
 
 
@@ -78,7 +82,9 @@ def onnxruntime(of: Problem) -> contest.Contestant:
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
-    order = {"elman": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}[of.cell]  # i o f c; z r h
+    order = {"elman": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}[
+        of.cell
+    ]  # i o f c; z r h
 
     def reordered(a: Any) -> np.ndarray:
         """[..., G] to [1, G', ...]: one direction, the gates in ONNX's order."""
@@ -94,7 +100,11 @@ def onnxruntime(of: Problem) -> contest.Contestant:
     attributes: dict[str, Any] = {"linear_before_reset": 1} if of.cell == "gru" else {}
     operator = {"elman": "RNN", "lstm": "LSTM", "gru": "GRU"}[of.cell]
     graph = helper.make_graph(
-        [helper.make_node(operator, ["X", *weights], ["Y"], hidden_size=of.shape.H, **attributes)],
+        [
+            helper.make_node(
+                operator, ["X", *weights], ["Y"], hidden_size=of.shape.H, **attributes
+            )
+        ],
         operator,
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, of.xs.shape)],
         [
@@ -102,10 +112,15 @@ def onnxruntime(of: Problem) -> contest.Contestant:
                 "Y", TensorProto.FLOAT, [of.shape.T, 1, of.shape.B, of.shape.H]
             )
         ],
-        [numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(w), name)
+            for name, w in weights.items()
+        ],
     )
     # The versions that ONNX had when its GRU last changed: every onnxruntime reads them.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8
+    )
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = devices.cores()
@@ -117,7 +132,9 @@ def onnxruntime(of: Problem) -> contest.Contestant:
     xs = np.asarray(of.xs)
 
     def forward():
-        return np.asarray(session.run(["Y"], {"X": xs})[0])[:, 0]  # [T, D, B, H], one direction
+        return np.asarray(session.run(["Y"], {"X": xs})[0])[
+            :, 0
+        ]  # [T, D, B, H], one direction
 
     return contest.Contestant({"forward": contest.Program(forward)})
 

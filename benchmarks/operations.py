@@ -76,10 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("kind", choices=contest.KINDS, nargs="?", default="gradient")
     parser.add_argument("--store", help="of jaxrnn.unroll")
     parser.add_argument("--chunk", type=int, help="of jaxrnn.unroll")
-    parser.add_argument("--peer", choices=peers.MODELS, help="another library's program")
+    parser.add_argument(
+        "--peer", choices=peers.MODELS, help="another library's program"
+    )
     arguments = parser.parse_args(argv)
     devices.one_per_core()
-    of = problem.make(arguments.cell, problem.Shape(*map(int, arguments.shape.split(","))))
+    of = problem.make(
+        arguments.cell, problem.Shape(*map(int, arguments.shape.split(",")))
+    )
     model = ours.model(of, store=arguments.store, chunk=arguments.chunk)
     model = peers.MODELS[arguments.peer](of) if arguments.peer else model
     if model is None:

@@ -26,7 +26,9 @@ def flax_nnx(of: Problem) -> contest.Model:
     cell = cells[of.cell](of.shape.I, of.shape.H, rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = of.params.w_ih
     cell.dense_h.kernel[...] = of.params.w_hh
-    (cell.dense_i if cell.dense_i.bias is not None else cell.dense_h).bias[...] = of.params.b
+    (cell.dense_i if cell.dense_i.bias is not None else cell.dense_h).bias[...] = (
+        of.params.b
+    )
     rnn = nnx.RNN(cell, time_major=True, rngs=False)
     graph, params = nnx.split(rnn)
     start = zeros(of)
@@ -44,7 +46,9 @@ def flax_linen(of: Problem) -> contest.Model:
     cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
     rnn = nn.RNN(cells[of.cell](of.shape.H), time_major=True)
     names = {"lstm": "ifgo", "gru": "rzn", "elman": ("",)}[of.cell]
-    w_ih, w_hh, bs = (np.split(np.asarray(a), len(names), axis=-1) for a in of.params[:3])
+    w_ih, w_hh, bs = (
+        np.split(np.asarray(a), len(names), axis=-1) for a in of.params[:3]
+    )
     given = {}
     for name, w_i, w_h, b in zip(names, w_ih, w_hh, bs, strict=True):
         given["i" + name] = {"kernel": w_i, "bias": b}
@@ -70,13 +74,21 @@ def haiku(of: Problem) -> contest.Model:
         return hk.dynamic_unroll(core, xs, core.initial_state(of.shape.B))[0]
 
     transformed = hk.without_apply_rng(hk.transform(outputs))
-    if of.cell == "lstm":  # one matrix, gates in the order i g f o, the forget bias 1 apart
-        w = _reordered(jnp.concatenate([of.params.w_ih, of.params.w_hh]), "ifgo", "igfo")
+    if (
+        of.cell == "lstm"
+    ):  # one matrix, gates in the order i g f o, the forget bias 1 apart
+        w = _reordered(
+            jnp.concatenate([of.params.w_ih, of.params.w_hh]), "ifgo", "igfo"
+        )
         b = _reordered(of.params.b, "ifgo", "igfo")
-        params = {"lstm/linear": {"w": w, "b": b.at[2 * of.shape.H : 3 * of.shape.H].add(-1)}}
+        params = {
+            "lstm/linear": {"w": w, "b": b.at[2 * of.shape.H : 3 * of.shape.H].add(-1)}
+        }
         return contest.Model(transformed.apply, params)
     params = transformed.init(jax.random.key(0), of.xs)
-    unlike = {"gru": "resets before the product", "elman": "relu instead of tanh"}[of.cell]
+    unlike = {"gru": "resets before the product", "elman": "relu instead of tanh"}[
+        of.cell
+    ]
     return contest.Model(transformed.apply, params, unlike=unlike)
 
 
@@ -88,7 +100,9 @@ def equinox(of: Problem) -> contest.Model | None:
         return None
     make = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[of.cell]
     cell = make(of.shape.I, of.shape.H, key=jax.random.key(0))
-    biases = (lambda c: [c.bias, c.bias_n]) if of.cell == "gru" else (lambda c: [c.bias])
+    biases = (
+        (lambda c: [c.bias, c.bias_n]) if of.cell == "gru" else (lambda c: [c.bias])
+    )
     cell = eqx.tree_at(
         lambda c: [c.weight_ih, c.weight_hh, *biases(c)],
         cell,

@@ -24,7 +24,8 @@ def draw(found: dict[str, Any]) -> Figure:
     comparisons = [c for c in results.COMPARISONS if c.field == "ms"]
     colours = dict(zip(comparisons, matplotlib.color_sequences["tab10"], strict=False))
     figure = Figure(
-        figsize=(4 * len(cells) + 2, 2 * (0.32 * len(shapes) + 1.2) + 0.6), layout="constrained"
+        figsize=(4 * len(cells) + 2, 2 * (0.32 * len(shapes) + 1.2) + 0.6),
+        layout="constrained",
     )
     panels = figure.subplots(
         len(contest.KINDS), len(cells), squeeze=False, sharey=True, sharex="row"
@@ -49,7 +50,9 @@ def draw(found: dict[str, Any]) -> Figure:
             panel.xaxis.set_major_formatter("{x:g}")
             panel.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
             panel.grid(alpha=0.3)
-        row[0].set_yticks(range(len(shapes)), [" ".join(map(str, shape)) for shape in shapes])
+        row[0].set_yticks(
+            range(len(shapes)), [" ".join(map(str, shape)) for shape in shapes]
+        )
         row[0].set_ylabel("T B I H")
         row[0].invert_yaxis()
         row[len(row) // 2].set_xlabel("time of jaxrnn / time of the other, log scale")
@@ -58,15 +61,21 @@ def draw(found: dict[str, Any]) -> Figure:
         legend |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4)
     facts = found["machine"]
-    figure.suptitle(f"jaxrnn against … ({facts['processor']}, {facts['cores']} cores, float32)")
+    figure.suptitle(
+        f"jaxrnn against … ({facts['processor']}, {facts['cores']} cores, float32)"
+    )
     return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plot", description=__doc__
+    )
     parser.add_argument("results", type=Path, help="what `benchmarks.run` wrote")
-    parser.add_argument("image", type=Path, nargs="?", help="default: beside it, as PNG")
+    parser.add_argument(
+        "image", type=Path, nargs="?", help="default: beside it, as PNG"
+    )
     arguments = parser.parse_args(argv)
     image = arguments.image or arguments.results.with_suffix(".png")
     draw(json.loads(arguments.results.read_text())).savefig(image, dpi=150)

@@ -53,8 +53,12 @@ def make(cell: str, shape: Shape) -> Problem:
     """
     keys = jax.random.split(jax.random.key(0), 3)
     params = CELLS[cell].init(keys[0], shape.I, shape.H)
-    params = params._replace(b=params.b + 0.1 * jax.random.normal(keys[1], params.b.shape))
-    return Problem(cell, shape, params, jax.random.normal(keys[2], (shape.T, shape.B, shape.I)))
+    params = params._replace(
+        b=params.b + 0.1 * jax.random.normal(keys[1], params.b.shape)
+    )
+    return Problem(
+        cell, shape, params, jax.random.normal(keys[2], (shape.T, shape.B, shape.I))
+    )
 
 
 def flops(cell: str, shape: Shape, kind: str) -> int:

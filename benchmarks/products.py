@@ -25,7 +25,9 @@ BATCHES = (16, 32, 64, 128)
 ROWS = (128, 256, 512, 1024, 2048)
 
 
-def gflops(rows: int, columns: int, width: int, stored: Callable[[jax.Array], Any]) -> float:
+def gflops(
+    rows: int, columns: int, width: int, stored: Callable[[jax.Array], Any]
+) -> float:
     """Of `[rows, columns]` times `[columns, width]`, again and again, each waiting for the last."""
 
     def products(x, w):
@@ -59,15 +61,22 @@ def main() -> None:
     """The command."""
     console = results.console()
     console.print(measure.machine())
-    loops = Table("K N", *(f"B = {b}" for b in BATCHES), title="in a loop: as it is / transposed")
+    loops = Table(
+        "K N", *(f"B = {b}" for b in BATCHES), title="in a loop: as it is / transposed"
+    )
     for hidden in HIDDEN:
         for k, n in ((hidden, 4 * hidden), (4 * hidden, hidden)):
             row = []
             for rows in BATCHES:
-                found = (gflops(rows, k, n, stored) for stored in (as_it_is, as_its_transpose))
+                found = (
+                    gflops(rows, k, n, stored)
+                    for stored in (as_it_is, as_its_transpose)
+                )
                 row.append(" / ".join(f"{g:.0f}" for g in found))
             loops.add_row(f"{k} {n}", *row)
-    chunk = Table("K N", *(f"{rows} rows" for rows in ROWS), title="by the rows of a chunk")
+    chunk = Table(
+        "K N", *(f"{rows} rows" for rows in ROWS), title="by the rows of a chunk"
+    )
     for hidden in HIDDEN:
         row = (f"{gflops(rows, hidden, 4 * hidden, as_it_is):.0f}" for rows in ROWS)
         chunk.add_row(f"{hidden} {4 * hidden}", *row)

@@ -20,7 +20,9 @@ RATIOS = tuple(
 def lines(found: dict[str, Any], command: str) -> Iterator[str]:
     """The page: what it was measured on and by what, the summary, a table per cell."""
     facts, points = found["machine"], found["points"]
-    packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    packages = ", ".join(
+        f"{name} {version}" for name, version in facts["versions"].items()
+    )
     rounds = sorted({point["rounds"] for point in points})
     yield f"Made by `{command}`, drawn by `python -m benchmarks.report` and `benchmarks.plot`, on"
     yield f"{facts['cores']} cores of {facts['processor']}, Python {facts['python']}, {packages}."
@@ -32,7 +34,13 @@ def lines(found: dict[str, Any], command: str) -> Iterator[str]:
     yield "|---|---|---|---|---|" + "---|" * len(cells) + "---|"
     for s in results.summaries(points):
         by_cell = [_ratio(s.by_cell.get(cell)) for cell in cells]
-        numbers = [_ratio(s.mean), _ratio(s.best), _ratio(s.worst), *by_cell, str(s.points)]
+        numbers = [
+            _ratio(s.mean),
+            _ratio(s.best),
+            _ratio(s.worst),
+            *by_cell,
+            str(s.points),
+        ]
         yield f"| {s.comparison.label} | {s.kind} | {' | '.join(numbers)} |"
     used = [(c, kind) for c, kind in RATIOS if results.ratios(points, c, kind)]
     for cell in cells:
@@ -48,14 +56,20 @@ def lines(found: dict[str, Any], command: str) -> Iterator[str]:
 
 
 def _figures(point: dict[str, Any]) -> list[str]:
-    times = [("jaxrnn", "gradient"), ("jaxrnn-cores", "gradient"), ("jaxrnn", "forward")]
+    times = [
+        ("jaxrnn", "gradient"),
+        ("jaxrnn-cores", "gradient"),
+        ("jaxrnn", "forward"),
+    ]
     gradient, cores, forward = (_time(results.value(point, *at)) for at in times)
     share = results.value(point, "jaxrnn", "gradient", "share")
     percent = "" if share is None else f"{share:.0%}"
     return [" ".join(map(str, point["shape"])), gradient, cores, percent, forward]
 
 
-def _ratios(point: dict[str, Any], used: Sequence[tuple[results.Comparison, str]]) -> list[str]:
+def _ratios(
+    point: dict[str, Any], used: Sequence[tuple[results.Comparison, str]]
+) -> list[str]:
     return [_ratio(results.ratio(point, comparison, kind)) for comparison, kind in used]
 
 
@@ -69,11 +83,17 @@ def _time(milliseconds: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__
+    )
     parser.add_argument("results", type=Path, help="what `benchmarks.run` wrote")
-    parser.add_argument("--command", default="make bench BENCH=--full", help="that made them")
+    parser.add_argument(
+        "--command", default="make bench BENCH=--full", help="that made them"
+    )
     arguments = parser.parse_args(argv)
-    print("\n".join(lines(json.loads(arguments.results.read_text()), arguments.command)))
+    print(
+        "\n".join(lines(json.loads(arguments.results.read_text()), arguments.command))
+    )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ COMPARISONS = (
     Comparison("PyTorch, both in bfloat16", "jaxrnn-bfloat16", ("pytorch-bfloat16",)),
     Comparison("float32, ours in bfloat16", "jaxrnn-bfloat16", ("jaxrnn",)),
     Comparison("onnxruntime", "jaxrnn", ("onnxruntime",), ("forward",)),
-    Comparison("Flax NNX's bytes", "jaxrnn", ("flax-nnx",), ("gradient",), "temporary_bytes"),
+    Comparison(
+        "Flax NNX's bytes", "jaxrnn", ("flax-nnx",), ("gradient",), "temporary_bytes"
+    ),
     Comparison(
         "checkpoint's bytes, ours with boundaries",
         "jaxrnn-boundaries",
@@ -59,7 +61,9 @@ COMPARISONS = (
 )
 
 
-def value(point: dict[str, Any], name: str, kind: str, field: str = "ms") -> float | None:
+def value(
+    point: dict[str, Any], name: str, kind: str, field: str = "ms"
+) -> float | None:
     """A figure of a contestant at a point, the median of its times; None if there is none."""
     found = point["contestants"].get(name, {}).get(kind, {}).get(field)
     return found[1] if isinstance(found, list | tuple) else found
@@ -68,9 +72,13 @@ def value(point: dict[str, Any], name: str, kind: str, field: str = "ms") -> flo
 def ratio(point: dict[str, Any], comparison: Comparison, kind: str) -> float | None:
     """Ours by the best of the others, below 1 where ours is better; None if either is missing."""
     ours = value(point, comparison.ours, kind, comparison.field)
-    unlike = {name for name, record in point["contestants"].items() if record.get("unlike")}
+    unlike = {
+        name for name, record in point["contestants"].items() if record.get("unlike")
+    }
     # Who solves another equation is no measure, unless ours does too.
-    equals = [o for o in comparison.others if o not in unlike or comparison.ours in unlike]
+    equals = [
+        o for o in comparison.others if o not in unlike or comparison.ours in unlike
+    ]
     others = [value(point, other, kind, comparison.field) for other in equals]
     others = [other for other in others if other]
     return ours / min(others) if ours is not None and others else None
@@ -104,15 +112,21 @@ def summaries(points: Sequence[dict[str, Any]]) -> Iterator[Summary]:
             if not found:
                 continue
             by_cell = {
-                cell: measure.geometric_mean(r for (c, _), r in found.items() if c == cell)
+                cell: measure.geometric_mean(
+                    r for (c, _), r in found.items() if c == cell
+                )
                 for cell in dict.fromkeys(cell for cell, _ in found)
             }
             every = found.values()
             mean = measure.geometric_mean(every)
-            yield Summary(comparison, kind, mean, min(every), max(every), by_cell, len(every))
+            yield Summary(
+                comparison, kind, mean, min(every), max(every), by_cell, len(every)
+            )
 
 
-def start(path: Path, facts: dict[str, Any], variant: str, resume: bool) -> dict[str, Any]:
+def start(
+    path: Path, facts: dict[str, Any], variant: str, resume: bool
+) -> dict[str, Any]:
     """The results to add to: new ones, or, to resume, those in the file.
 
     Raises:
@@ -133,7 +147,9 @@ def start(path: Path, facts: dict[str, Any], variant: str, resume: bool) -> dict
 
 def done(results: dict[str, Any], cell: str, shape: Sequence[int]) -> bool:
     """Whether the point is there already."""
-    return any(p["cell"] == cell and list(p["shape"]) == list(shape) for p in results["points"])
+    return any(
+        p["cell"] == cell and list(p["shape"]) == list(shape) for p in results["points"]
+    )
 
 
 def console() -> Console:

@@ -39,7 +39,10 @@ def make(name: str, of: problem.Problem) -> contest.Contestant | None:
     """The contestant of this name; None if it has no such cell."""
     if name in peers.MODELS:
         return peers.make(name, of)
-    of_ours = {**ours.CONTESTANTS, **{f"jaxrnn-{v}": make for v, make in VARIANTS.items()}}
+    of_ours = {
+        **ours.CONTESTANTS,
+        **{f"jaxrnn-{v}": make for v, make in VARIANTS.items()},
+    }
     return {**of_ours, **native.CONTESTANTS}[name](of)
 
 
@@ -58,12 +61,16 @@ def compare(
             records[name] |= dict(zip(("cosine", "error"), error, strict=True))
     peaks = {}
     for kind in contest.KINDS:
-        programs = {n: c.programs[kind] for n, c in contestants.items() if kind in c.programs}
+        programs = {
+            n: c.programs[kind] for n, c in contestants.items() if kind in c.programs
+        }
         calls = {name: program.call for name, program in programs.items()}
         # The peak is measured in the very same rounds.
         calls["product"] = measure.product()
         timings = measure.interleaved(calls, rounds, seconds)
-        peaks[kind] = measure.gflops(measure.product_flops(), timings.pop("product").median)
+        peaks[kind] = measure.gflops(
+            measure.product_flops(), timings.pop("product").median
+        )
         flops = problem.flops(of.cell, of.shape, kind)
         for name, program in programs.items():
             records[name][kind] = {
@@ -102,7 +109,9 @@ def _admitted(
                     failed[name] = f"differs from jaxrnn by {differences[name]:.1e}"
                     continue
             contestants[name] = contestant
-        except Exception as error:  # one library's failure must not end the others' comparison
+        except (
+            Exception
+        ) as error:  # one library's failure must not end the others' comparison
             failed[name] = f"{type(error).__name__}: {error}"
     return contestants, differences, failed
 
@@ -135,14 +144,21 @@ def show(console: Console, point: dict[str, Any]) -> None:
     table.caption = "\n".join(
         [
             f"peak of a matrix product in the same rounds: {peaks}",
-            *(f"* {n}: {r['unlike']}" for n, r in point["contestants"].items() if r["unlike"]),
+            *(
+                f"* {n}: {r['unlike']}"
+                for n, r in point["contestants"].items()
+                if r["unlike"]
+            ),
             *(
                 f"{n}: gradient by the inputs with cosine {r['cosine']:.6f} and relative error "
                 f"{r['error']:.1e} against float32's"
                 for n, r in point["contestants"].items()
                 if "cosine" in r
             ),
-            *(f"{name} is missing: {reason}" for name, reason in point["failed"].items()),
+            *(
+                f"{name} is missing: {reason}"
+                for name, reason in point["failed"].items()
+            ),
         ]
     )
     console.print(table)
@@ -186,7 +202,9 @@ def _shapes(texts: str) -> list[problem.Shape]:
     try:
         return [problem.Shape(*map(int, text.split(","))) for text in texts.split()]
     except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError('must be as in "128,32,128,256 512,16,64,64"') from None
+        raise argparse.ArgumentTypeError(
+            'must be as in "128,32,128,256 512,16,64,64"'
+        ) from None
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -197,37 +215,61 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     cells = list(problem.CELLS)
     variants = parser.add_mutually_exclusive_group()
-    parser.add_argument("--full", action="store_true", help="the whole grid, every contestant")
+    parser.add_argument(
+        "--full", action="store_true", help="the whole grid, every contestant"
+    )
     for variant in VARIANTS:
         words = f"jaxrnn with and without {variant}"
         variants.add_argument(
-            f"--{variant}", dest="variant", action="store_const", const=variant, help=words
+            f"--{variant}",
+            dest="variant",
+            action="store_const",
+            const=variant,
+            help=words,
         )
     variants.add_argument(
         "--bfloat16",
         action="store_true",
         help="with products in bfloat16, and without; very slow where the processor has none",
     )
-    parser.add_argument("--cell", type=_names(cells), default=cells, help="such as lstm,gru")
-    parser.add_argument("--points", type=_shapes, help='T,B,I,H, such as "25,16,512,512 9,2,3,4"')
-    parser.add_argument("--contestants", type=_names(EVERYONE), help=", ".join(EVERYONE))
-    parser.add_argument("--rounds", type=int, default=9, help="9, or as many as you like from 2")
-    parser.add_argument("--seconds", type=float, help="per point and kind, after five rounds")
-    parser.add_argument("--out", type=Path, help="default: runs/benchmarks/[full][-VARIANT].json")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with this file")
+    parser.add_argument(
+        "--cell", type=_names(cells), default=cells, help="such as lstm,gru"
+    )
+    parser.add_argument(
+        "--points", type=_shapes, help='T,B,I,H, such as "25,16,512,512 9,2,3,4"'
+    )
+    parser.add_argument(
+        "--contestants", type=_names(EVERYONE), help=", ".join(EVERYONE)
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="9, or as many as you like from 2"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="per point and kind, after five rounds"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: runs/benchmarks/[full][-VARIANT].json"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on with this file"
+    )
     arguments = parser.parse_args(argv)
     variant, full = arguments.variant, arguments.full
     arguments.variant = variant = variant or ""
     if arguments.contestants is None:
         names = IN_FLOAT32 if full else MAIN
         names = ("jaxrnn", "pytorch", *IN_BFLOAT16) if arguments.bfloat16 else names
-        arguments.contestants = ["jaxrnn", f"jaxrnn-{variant}"] if variant else list(names)
+        arguments.contestants = (
+            ["jaxrnn", f"jaxrnn-{variant}"] if variant else list(names)
+        )
     arguments.points = arguments.points or (problem.GRID if full else problem.QUICK)
     if arguments.seconds is None:
         arguments.seconds = math.inf if full else QUICK_SECONDS
     kind = "bfloat16" if arguments.bfloat16 else variant
     name = "-".join(["full" if full else "quick", *([kind] if kind else [])])
-    arguments.out = arguments.resume or arguments.out or Path("runs/benchmarks") / f"{name}.json"
+    arguments.out = (
+        arguments.resume or arguments.out or Path("runs/benchmarks") / f"{name}.json"
+    )
     return arguments
 
 
@@ -237,21 +279,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices.one_per_core()
     console = results.console()
     facts = measure.machine()
-    found = results.start(arguments.out, facts, arguments.variant, arguments.resume is not None)
+    found = results.start(
+        arguments.out, facts, arguments.variant, arguments.resume is not None
+    )
     console.print(facts)
     for cell in arguments.cell:
         for shape in arguments.points:
             if results.done(found, cell, shape):
                 continue
             of = problem.make(cell, shape)
-            point = compare(of, arguments.contestants, arguments.rounds, arguments.seconds)
+            point = compare(
+                of, arguments.contestants, arguments.rounds, arguments.seconds
+            )
             found["points"].append(point)
             results.write(arguments.out, found)
             show(console, point)
             jax.clear_caches()
             gc.collect()  # the programs and their buffers, before the next point's
     show_summary(console, found["points"])
-    console.print(f"All of it is in {arguments.out}: python -m benchmarks.plot {arguments.out}")
+    console.print(
+        f"All of it is in {arguments.out}: python -m benchmarks.plot {arguments.out}"
+    )
     return 1 if any(point["failed"] for point in found["points"]) else 0
 
 

@@ -78,4 +78,6 @@ def restore(run: Path, like: Any, step: int | None = None) -> Any:
 
 def _digest(tree: Any) -> str:
     leaves = jax.tree.leaves_with_path(tree)
-    return digest({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+    return digest(
+        {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    )

@@ -31,7 +31,9 @@ def logits_of(
     A masked step copies the state, so the last state is that after each series' own last step.
     """
     mask = jaxrnn.lengths_to_mask(lengths, xs.shape[0])
-    last, _ = jaxrnn.unroll(cell, params.cell, None, xs, mask=mask, compute_dtype=compute_dtype)
+    last, _ = jaxrnn.unroll(
+        cell, params.cell, None, xs, mask=mask, compute_dtype=compute_dtype
+    )
     return layers.dense(params.readout, last.h)
 
 
@@ -46,13 +48,19 @@ def make(config: schema.Classify, console: Console) -> Task:
     )
     cell, batch_size = models.cell_of(config.model), config.optimizer.batch_size
 
-    def loss_fn(params: models.ModelParams, state: Any, batch: Any) -> tuple[Array, Any]:
-        logits = logits_of(cell, params, batch.xs, batch.lengths, config.model.compute_dtype)
+    def loss_fn(
+        params: models.ModelParams, state: Any, batch: Any
+    ) -> tuple[Array, Any]:
+        logits = logits_of(
+            cell, params, batch.xs, batch.lengths, config.model.compute_dtype
+        )
         return jnp.mean(_cross_entropy(logits, batch.labels)), state
 
     @jax.jit
     def correct(params: models.ModelParams) -> Array:
-        logits = logits_of(cell, params, jnp.asarray(test_set.xs), jnp.asarray(test_set.lengths))
+        logits = logits_of(
+            cell, params, jnp.asarray(test_set.xs), jnp.asarray(test_set.lengths)
+        )
         return jnp.mean(jnp.argmax(logits, axis=-1) == test_set.labels)
 
     return Task(
@@ -64,7 +72,9 @@ def make(config: schema.Classify, console: Console) -> Task:
             outputs=len(vowels.classes),
         ),
         loss_fn=loss_fn,
-        batches=lambda params: _batches(train_set, batch_size, config.input_noise, config.seed),
+        batches=lambda params: _batches(
+            train_set, batch_size, config.input_noise, config.seed
+        ),
         evaluate=lambda params: {"test_accuracy": float(correct(params))},
         probe=partial(_probe, test_set),
         per_step=batch_size,
@@ -89,7 +99,9 @@ def _moments(sequences: data.Sequences) -> tuple[np.ndarray, np.ndarray]:
     there = np.arange(len(sequences.xs))[:, None] < sequences.lengths
     steps = sequences.xs[there]
     deviation = steps.std(0)
-    return steps.mean(0), np.where(deviation > 0, deviation, 1)  # a constant channel says nothing
+    return steps.mean(0), np.where(
+        deviation > 0, deviation, 1
+    )  # a constant channel says nothing
 
 
 def _batches(
@@ -100,7 +112,9 @@ def _batches(
     waiting = np.zeros(0, int)
     while True:
         while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, random.permutation(len(sequences.labels))])
+            waiting = np.concatenate(
+                [waiting, random.permutation(len(sequences.labels))]
+            )
         now, waiting = waiting[:batch_size], waiting[batch_size:]
         xs = sequences.xs[:, now]
         xs = xs + noise * random.standard_normal(xs.shape, np.float32)

@@ -39,9 +39,13 @@ class ConfigError(ValueError):
 
 
 @overload
-def load(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T: ...
+def load(
+    cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> T: ...
 @overload
-def load(cls: Any, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Any: ...
+def load(
+    cls: Any, path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> Any: ...
 def load(cls: Any, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Any:
     """Reads a config.
 
@@ -153,9 +157,13 @@ def _check_names(kind: inspect.Type, value: object, key: str) -> None:
         case inspect.Metadata(type=inner):
             _check_names(inner, value, key)
         case inspect.UnionType(types=members):
-            structs = [member for member in members if isinstance(member, inspect.StructType)]
+            structs = [
+                member for member in members if isinstance(member, inspect.StructType)
+            ]
             others = [
-                m for m in members if not isinstance(m, inspect.StructType | inspect.NoneType)
+                m
+                for m in members
+                if not isinstance(m, inspect.StructType | inspect.NoneType)
             ]
             if structs and isinstance(value, dict):
                 _check_table(_tagged(structs, value, key), value, key)
@@ -182,7 +190,9 @@ def _check_table(struct: inspect.StructType, table: dict[str, Any], key: str) ->
     # Unknown keys before missing ones: a misspelt key is both, and its own name is the clue.
     for name in table:
         if name not in known:
-            raise ConfigError(f"unknown key `{_join(key, name)}`: must be {_one_of(name, known)}")
+            raise ConfigError(
+                f"unknown key `{_join(key, name)}`: must be {_one_of(name, known)}"
+            )
     for name, field in fields.items():
         if name in table:
             _check_names(field.type, table[name], _join(key, name))
@@ -200,10 +210,14 @@ def _tagged(
     assert field is not None, "msgspec refuses a union of untagged structs"
     tags = [struct.tag for struct in structs]
     if field not in table:
-        raise ConfigError(f"`{_join(key, field)}` is missing: must be {_one_of('', tags)}")
+        raise ConfigError(
+            f"`{_join(key, field)}` is missing: must be {_one_of('', tags)}"
+        )
     if table[field] not in tags:
         rule = _one_of(table[field], tags)
-        raise ConfigError(f"`{_join(key, field)}` must be {rule}, but got {table[field]!r}")
+        raise ConfigError(
+            f"`{_join(key, field)}` must be {rule}, but got {table[field]!r}"
+        )
     return structs[tags.index(table[field])]
 
 
@@ -223,7 +237,9 @@ def _explain(message: str, table: dict[str, Any]) -> str:
     rule, _, where = message.partition(" - at `$")
     key = where.rstrip("`").removeprefix(".")
     expected = re.fullmatch(r"Expected (.*?)(, got `.*`)?", rule)
-    if not expected or "..." in key:  # a struct's own __post_init__; a place inside a dict
+    if (
+        not expected or "..." in key
+    ):  # a struct's own __post_init__; a place inside a dict
         return f"`{key}`: {rule}" if key else rule
     value: Any = table
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", key):

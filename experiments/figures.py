@@ -17,7 +17,9 @@ def figure(
       panels: how many.
       size: of the whole, in inches.
     """
-    from matplotlib import rc_context  # imported where it is used: it takes half a second
+    from matplotlib import (
+        rc_context,
+    )  # imported where it is used: it takes half a second
     from matplotlib.figure import Figure
 
     # Letters stay letters, and the same figure gives the same file.
@@ -29,4 +31,6 @@ def figure(
             each.grid(alpha=0.3)
             if each.get_legend_handles_labels()[0] and each.get_legend() is None:
                 each.legend(fontsize="small")
-        drawn.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        drawn.savefig(
+            path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
+        )

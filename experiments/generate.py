@@ -51,18 +51,30 @@ def generate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0, or 2 if it cannot be done as asked."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.generate", description=__doc__)
-    parser.add_argument("run", type=Path, help="the folder of a run: runs/NAME-DATE-TIME")
-    parser.add_argument("--prompt", default="ROMEO:", help="what the text begins with: ROMEO:")
-    parser.add_argument("--length", type=int, default=500, help="characters to draw: 500")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.generate", description=__doc__
+    )
+    parser.add_argument(
+        "run", type=Path, help="the folder of a run: runs/NAME-DATE-TIME"
+    )
+    parser.add_argument(
+        "--prompt", default="ROMEO:", help="what the text begins with: ROMEO:"
+    )
+    parser.add_argument(
+        "--length", type=int, default=500, help="characters to draw: 500"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, help="above 0: 0.8")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another text: 0")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another text: 0"
+    )
     arguments = parser.parse_args(argv)
     if not arguments.temperature > 0 or arguments.length < 0:
         parser.error("--temperature must be above 0, and --length at least 0.")
     if not 0 <= arguments.seed < 2**32:
         parser.error("--seed must be in 0 … 2³² - 1.")
-    with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file
+    with contextlib.suppress(
+        AttributeError
+    ):  # a stream that is no terminal and no file
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces = generate(

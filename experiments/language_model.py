@@ -86,7 +86,9 @@ def sample(
         id = jax.random.categorical(key, logits / temperature)
         return read(cell, params, state, id), id
 
-    (state, logits), ids = jax.lax.scan(over_step, (state, logits), jax.random.split(key, length))
+    (state, logits), ids = jax.lax.scan(
+        over_step, (state, logits), jax.random.split(key, length)
+    )
     return state, logits, ids
 
 

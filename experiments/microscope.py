@@ -33,7 +33,10 @@ from jaxrnn import flow
 from jaxrnn.truncation import norm
 
 SHARE = 0.01  # of the adjoint at lag 0: where the horizon is said to lie
-EXPONENTS, OF_SEQUENCES = 16, 8  # the leading Lyapunov exponents, averaged over so many sequences
+EXPONENTS, OF_SEQUENCES = (
+    16,
+    8,
+)  # the leading Lyapunov exponents, averaged over so many sequences
 
 
 class Snapshot(NamedTuple):
@@ -102,8 +105,13 @@ def snapshots(task: Task, params: dict[int, Any]) -> list[Snapshot]:
         )
     kept = {step: norms for step, norms in profiles.items() if 0 < norms[0] < np.inf}
     if not kept:
-        raise ValueError("the gradient of the loss is 0 or not finite at every checkpoint.")
-    return [Snapshot(s, norms, flow.memory_horizon(norms, SHARE)) for s, norms in kept.items()]
+        raise ValueError(
+            "the gradient of the loss is 0 or not finite at every checkpoint."
+        )
+    return [
+        Snapshot(s, norms, flow.memory_horizon(norms, SHARE))
+        for s, norms in kept.items()
+    ]
 
 
 def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
@@ -123,7 +131,9 @@ def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
     return -1 / jnp.mean(jax.nn.log_sigmoid(z), axis=(0, 1))
 
 
-def anatomies(task: Task, params: dict[int, Any], of: Sequence[Snapshot]) -> list[Anatomy]:
+def anatomies(
+    task: Task, params: dict[int, Any], of: Sequence[Snapshot]
+) -> list[Anatomy]:
     """Takes the gradients at some snapshots apart."""
     cell = task.cell
 
@@ -137,7 +147,9 @@ def anatomies(task: Task, params: dict[int, Any], of: Sequence[Snapshot]) -> lis
             return tail, norm(jnp.stack([term.ravel(), tail.ravel()]), axis=-1)
 
         _, norms = lax.scan(add, jnp.zeros_like(terms[0]), terms, reverse=True)
-        width = sum(leaf.size for leaf in jax.tree.leaves(cell.initial_state(params.cell, ())))
+        width = sum(
+            leaf.size for leaf in jax.tree.leaves(cell.initial_state(params.cell, ()))
+        )
         # The directions begin at random: half of the steps turn them to where they are stretched.
         options = {"count": min(EXPONENTS, width), "transient": len(xs) // 2}
         spectrum = partial(flow.lyapunov_spectrum, cell, params.cell, None, **options)
@@ -146,7 +158,9 @@ def anatomies(task: Task, params: dict[int, Any], of: Sequence[Snapshot]) -> lis
 
     found = []
     for snapshot in of:
-        norms, exponents, holds = (np.asarray(a, np.float64) for a in apart(params[snapshot.step]))
+        norms, exponents, holds = (
+            np.asarray(a, np.float64) for a in apart(params[snapshot.step])
+        )
         whole = norms[0, 1] if 0 < norms[0, 1] < np.inf else np.nan
         contribution, missing = (norms / whole).T
         found.append(Anatomy(snapshot, contribution, missing, exponents, holds))
@@ -173,7 +187,11 @@ def write(findings: Findings, folder: Path) -> None:
     write_csv(
         folder / "profile.csv",
         ["step", "lag", "norm"],
-        ((s.step, lag, norm) for s in findings.snapshots for lag, norm in enumerate(s.profile)),
+        (
+            (s.step, lag, norm)
+            for s in findings.snapshots
+            for lag, norm in enumerate(s.profile)
+        ),
     )
     write_csv(
         folder / "horizon.csv",
@@ -192,13 +210,21 @@ def write(findings: Findings, folder: Path) -> None:
     write_csv(
         folder / "spectrum.csv",
         ["step", "exponent", "sequence", "nats_per_step"],
-        ((a.step, *place, e) for a in anatomies for place, e in np.ndenumerate(a.exponents)),
+        (
+            (a.step, *place, e)
+            for a in anatomies
+            for place, e in np.ndenumerate(a.exponents)
+        ),
     )
     if anatomies[0].holds.size:
         write_csv(
             folder / "gates.csv",
             ["step", "unit", "time_constant"],
-            ((a.step, unit, tau) for a in anatomies for unit, tau in enumerate(a.holds)),
+            (
+                (a.step, unit, tau)
+                for a in anatomies
+                for unit, tau in enumerate(a.holds)
+            ),
         )
 
 

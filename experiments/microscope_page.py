@@ -16,7 +16,9 @@ import numpy as np
 from experiments.figures import figure
 from experiments.microscope import SHARE, Anatomy, Findings, Snapshot
 
-TOLERATED = 0.1  # the relative error of a gradient that is cut off, of which a sentence tells
+TOLERATED = (
+    0.1  # the relative error of a gradient that is cut off, of which a sentence tells
+)
 
 
 class Part(NamedTuple):
@@ -34,7 +36,10 @@ class Part(NamedTuple):
 def write(findings: Findings, folder: Path) -> list[str]:
     """Draws the figures, and writes `index.html`; returns what it says in words."""
     parts = [p for p in PARTS if p.name != "gates" or findings.anatomies[0].holds.size]
-    lost = [f"After {step} steps the gradient was 0 or not finite." for step in findings.lost]
+    lost = [
+        f"After {step} steps the gradient was 0 or not finite."
+        for step in findings.lost
+    ]
     sections, sentences = [], [*lost]
     for part in parts:
         drawn = folder / f"{part.name}.svg"
@@ -84,7 +89,9 @@ def _with_ids_of_its_own(svg: str, name: str) -> str:
 def _sentences(part: Part, findings: Findings) -> list[str]:
     if part.says is None:
         return []
-    return [f"{_when(a.step).capitalize()}, {part.says(a)}." for a in findings.anatomies]
+    return [
+        f"{_when(a.step).capitalize()}, {part.says(a)}." for a in findings.anatomies
+    ]
 
 
 def _profile(findings: Findings, path: Path) -> None:
@@ -93,10 +100,15 @@ def _profile(findings: Findings, path: Path) -> None:
         for snapshot, colour in zip(findings.snapshots, colours, strict=True):
             relative = snapshot.profile / snapshot.profile[0]
             label = f"step {snapshot.step}"
-            axes.plot(np.where(relative > 0, relative, np.nan), color=colour, label=label)
+            axes.plot(
+                np.where(relative > 0, relative, np.nan), color=colour, label=label
+            )
         axes.axhline(SHARE, color="grey", linestyle=":", linewidth=1)
         axes.set_yscale("log")
-        axes.set(xlabel="lag (steps back from the loss)", ylabel="norm of the adjoint, relative")
+        axes.set(
+            xlabel="lag (steps back from the loss)",
+            ylabel="norm of the adjoint, relative",
+        )
 
 
 def _profile_says(anatomy: Anatomy) -> str:
@@ -113,12 +125,21 @@ def _profile_says(anatomy: Anatomy) -> str:
 
 
 def _horizon(findings: Findings, path: Path) -> None:
-    steps, size = [s.step for s in findings.snapshots], len(findings.snapshots[0].profile)
+    steps, size = (
+        [s.step for s in findings.snapshots],
+        len(findings.snapshots[0].profile),
+    )
     with figure(path, 2, (9.0, 3.5)) as (lags, rates):
         lags.plot(steps, [s.reach for s in findings.snapshots], "o-", markersize=4)
         lags.axhline(size, color="grey", linestyle=":", linewidth=1)
-        lags.set(xlabel="step of training", ylabel=f"lag where {SHARE:.0%} is left", ylim=(0, None))
-        rates.plot(steps, [s.horizon.rate for s in findings.snapshots], "o-", markersize=4)
+        lags.set(
+            xlabel="step of training",
+            ylabel=f"lag where {SHARE:.0%} is left",
+            ylim=(0, None),
+        )
+        rates.plot(
+            steps, [s.horizon.rate for s in findings.snapshots], "o-", markersize=4
+        )
         rates.axhline(1, color="grey", linestyle=":", linewidth=1)
         rates.set(xlabel="step of training", ylabel="factor per step")
 
@@ -169,11 +190,15 @@ def _spectrum(findings: Findings, path: Path) -> None:
 def _spectrum_says(anatomy: Anatomy) -> str:
     first, steps = float(anatomy.exponents[0].mean()), len(anatomy.snapshot.profile)
     if not np.isfinite(first):
-        return "the largest Lyapunov exponent is not finite: a step loses every direction"
+        return (
+            "the largest Lyapunov exponent is not finite: a step loses every direction"
+        )
     if first * steps > 1:
         meaning = "nearby states part, and gradients explode along some direction"
     elif first * steps < -1:
-        meaning = "nearby states come together, and gradients vanish along every direction"
+        meaning = (
+            "nearby states come together, and gradients vanish along every direction"
+        )
     else:
         meaning = f"over {steps} steps, what differs along that direction lasts, and gradients too"
     return f"the largest Lyapunov exponent is {first:.3f} nats a step: {meaning}"
@@ -187,7 +212,9 @@ def _gates(findings: Findings, path: Path) -> None:
             label = _when(anatomy.step)
             axes.step(holds, share, where="post", label=label, **style)
         axes.set_xscale("log")
-        axes.set(xlabel="time constant (steps)", ylabel="share of the units", ylim=(0, 1))
+        axes.set(
+            xlabel="time constant (steps)", ylabel="share of the units", ylim=(0, 1)
+        )
 
 
 def _gates_say(anatomy: Anatomy) -> str:

@@ -36,7 +36,9 @@ def init_cell(key: PRNGKeyArray, model: schema.Model, input_size: int) -> Any:
     return params
 
 
-def init(key: PRNGKeyArray, model: schema.Model, input_size: int, outputs: int) -> ModelParams:
+def init(
+    key: PRNGKeyArray, model: schema.Model, input_size: int, outputs: int
+) -> ModelParams:
     """Of a model that reads vectors `[I]` and answers with vectors of `outputs` numbers."""
     keys = jax.random.split(key)
     return ModelParams(

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-RECALLED, COPIED_SYMBOLS = 10, 8  # the copying memory's: how many, out of how many kinds
+RECALLED, COPIED_SYMBOLS = (
+    10,
+    8,
+)  # the copying memory's: how many, out of how many kinds
 BLANK, DELIMITER = 8, 9
 ORDERED_LENGTHS = (100, 110)  # the temporal order's, both included
 
@@ -31,7 +34,10 @@ def adding(random: np.random.Generator, batch_size: int, length: int) -> Steps:
     Source: Hochreiter & Schmidhuber (1997), experiment 4, in the form of Le, Jaitly & Hinton
     (2015), arXiv:1504.00941, and Arjovsky, Shah & Bengio (2016), arXiv:1511.06464.
     """
-    values, columns = random.random((length, batch_size), np.float32), np.arange(batch_size)
+    values, columns = (
+        random.random((length, batch_size), np.float32),
+        np.arange(batch_size),
+    )
     marks, labels = np.zeros((2, length, batch_size), np.float32)
     marks[random.integers(length // 2, size=batch_size), columns] = 1
     marks[random.integers(length // 2, length, size=batch_size), columns] = 1
@@ -79,7 +85,9 @@ def temporal_order(random: np.random.Generator, batch_size: int) -> Steps:
     return Steps(_one_hot(ids, 8), labels, mask)
 
 
-def recall(random: np.random.Generator, batch_size: int, lag: int, symbols: int) -> Steps:
+def recall(
+    random: np.random.Generator, batch_size: int, lag: int, symbols: int
+) -> Steps:
     """A symbol, `lag` - 1 others that do not matter, and the question which the first one was.
 
     The inputs `[2 S + 1]` are one-hot: the symbol to keep, the one to ignore, and whether this is
@@ -108,7 +116,9 @@ def recall_stream(
         labels, mask = np.zeros_like(ids), np.zeros(ids.shape, bool)
         for t in range(window):
             first, question = place == 0, place == lag
-            ids[t] = np.where(first, ids[t] - symbols, np.where(question, 2 * symbols, ids[t]))
+            ids[t] = np.where(
+                first, ids[t] - symbols, np.where(question, 2 * symbols, ids[t])
+            )
             kept = np.where(first, ids[t], kept)
             labels[t], mask[t] = np.maximum(kept, 0), question & (kept >= 0)
             place = (place + 1) % (lag + 1)

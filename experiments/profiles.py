@@ -37,7 +37,9 @@ class Run(NamedTuple):
         found = {}
         for when, snapshot in self.snapshots.items():
             found[f"factor per step, {when}"] = snapshot.horizon.rate
-            found[f"lag where {SHARE:.0%} is left, or all of them, {when}"] = float(snapshot.reach)
+            found[f"lag where {SHARE:.0%} is left, or all of them, {when}"] = float(
+                snapshot.reach
+            )
         return found
 
 
@@ -49,14 +51,18 @@ def measure(folder: Path) -> tuple[list[str], list[Run]]:
     """
     swept, runs = sweep.load(folder), []
     if len(swept.keys) > 2:
-        raise ValueError(f"a sweep must have two axes at most beside the seed, not {swept.keys}.")
+        raise ValueError(
+            f"a sweep must have two axes at most beside the seed, not {swept.keys}."
+        )
     for place, outcomes in swept.places().items():
         for outcome in outcomes:
             if not outcome.results:
                 continue  # the run failed
             _, task, params = trained.load(folder / outcome.folder)
             ends = {step: params[step] for step in (min(params), max(params))}
-            runs.append(Run(place, {WHEN[s.step > 0]: s for s in snapshots(task, ends)}))
+            runs.append(
+                Run(place, {WHEN[s.step > 0]: s for s in snapshots(task, ends)})
+            )
     if not runs:
         raise ValueError(f"no run in {folder} came to its end.")
     return swept.keys, runs
@@ -72,11 +78,15 @@ def relative(of: Sequence[Snapshot]) -> np.ndarray:
 def plot(keys: Sequence[str], runs: Sequence[Run], path: Path) -> None:
     """A panel for each first value of a place, a line for each second; all of one scale."""
     name = keys[1].rpartition(".")[2] if len(keys) > 1 else ""
-    firsts, seconds = (list(dict.fromkeys(run.place[i : i + 1] for run in runs)) for i in (0, 1))
+    firsts, seconds = (
+        list(dict.fromkeys(run.place[i : i + 1] for run in runs)) for i in (0, 1)
+    )
     groups: dict[tuple, list[Snapshot]] = {}
     for run in runs:
         for when, snapshot in run.snapshots.items():
-            groups.setdefault((run.place[:1], run.place[1:2], when), []).append(snapshot)
+            groups.setdefault((run.place[:1], run.place[1:2], when), []).append(
+                snapshot
+            )
     untrained = all(WHEN[1] not in run.snapshots for run in runs)
     with figure(path, len(firsts), (max(5.0, 3.2 * len(firsts)), 3.6)) as panels:
         for axes in panels:
@@ -88,12 +98,20 @@ def plot(keys: Sequence[str], runs: Sequence[Run], path: Path) -> None:
                 np.where((left > 0) & np.isfinite(left), left, np.nan),
                 "-" if solid else ":",
                 color=f"C{seconds.index(second)}",
-                label=" ".join((name, *second)) if second and solid else None if second else when,
+                label=" ".join((name, *second))
+                if second and solid
+                else None
+                if second
+                else when,
             )
         low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
         for first, axes in zip(firsts, panels, strict=True):
             axes.axhline(SHARE, color="grey", linestyle=":", linewidth=1)
-            axes.set(title=" ".join(first), xlabel="lag", ylim=(max(min(low), 1e-12), max(high)))
+            axes.set(
+                title=" ".join(first),
+                xlabel="lag",
+                ylim=(max(min(low), 1e-12), max(high)),
+            )
         panels[0].set(ylabel="norm of the adjoint, relative")
 
 
@@ -126,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in runs:
         places.setdefault(run.place, []).append(run.results())
     for name in dict.fromkeys(name for run in runs for name in run.results()):
-        values = {place: [r.get(name, np.nan) for r in of] for place, of in places.items()}
+        values = {
+            place: [r.get(name, np.nan) for r in of] for place, of in places.items()
+        }
         print(f"\n{name}\n\n{sweep.table(keys, values, name)}")
     print(f"\nAll of it is in {given.sweep}/profiles.png and .csv")
     return 0

@@ -30,8 +30,13 @@ class Run:
         self.folder = new_folder(root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self.started = time.monotonic()
         self.write("config.json", config.dump_json(settings))
-        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-        versions |= {"python": platform.python_version(), "arguments": shlex.join(sys.argv[1:])}
+        versions = {
+            package: importlib.metadata.version(package) for package in PACKAGES
+        }
+        versions |= {
+            "python": platform.python_version(),
+            "arguments": shlex.join(sys.argv[1:]),
+        }
         self.write_json("versions.json", versions)
 
     @property
@@ -47,7 +52,9 @@ class Run:
 
     def write_results(self, results: dict[str, float]) -> None:
         """Leaves `results.json`, the seconds that the run took among them; null as in `log`."""
-        self.write_json("results.json", _finite(results | {"seconds": round(self.seconds, 1)}))
+        self.write_json(
+            "results.json", _finite(results | {"seconds": round(self.seconds, 1)})
+        )
 
     def log(self, step: int, **metrics: float) -> None:
         """Appends a line to `metrics.jsonl`, at once: what happened before a crash is on disk.
@@ -62,17 +69,25 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """All lines so far: none, before the first one is written."""
         file = self.folder / "metrics.jsonl"
-        return [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
+        return (
+            [json.loads(x) for x in file.read_text().splitlines()]
+            if file.exists()
+            else []
+        )
 
     def plot(self, unit: str, *names: str) -> None:
         """Draws the metrics of these names against the step, as `curves.png`."""
         lines = self.metrics()
         with figures.figure(self.folder / "curves.png") as (axes,):
             for name in names:
-                points = [(m["step"], m[name]) for m in lines if m.get(name) is not None]
+                points = [
+                    (m["step"], m[name]) for m in lines if m.get(name) is not None
+                ]
                 if points:
                     style = "-" if len(points) > 50 else "o-"
-                    axes.plot(*zip(*points, strict=True), style, markersize=4, label=name)
+                    axes.plot(
+                        *zip(*points, strict=True), style, markersize=4, label=name
+                    )
             axes.set(xlabel="step", ylabel=unit, title=self.folder.name)
 
 

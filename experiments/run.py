@@ -22,7 +22,8 @@ QUICK = "optimizer.steps=20", "evaluations=1"
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used; INTERRUPTED."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.run", description="Runs an experiment from its config."
+        prog="python -m experiments.run",
+        description="Runs an experiment from its config.",
     )
     parser.add_argument("config", help="a TOML file, see configs/")
     parser.add_argument(
@@ -33,15 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="set a key of the config, such as optimizer.steps=100; may be given more than once",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="20 steps, to see that it runs, and how it will look"
+        "--quick",
+        action="store_true",
+        help="20 steps, to see that it runs, and how it will look",
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="where the run's folder is made: runs/"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="where the run's folder is made: runs/",
     )
     arguments = parser.parse_args(argv)
     try:
         first = QUICK if arguments.quick else ()
-        settings = config.load(schema.Config, arguments.config, [*first, *arguments.set])
+        settings = config.load(
+            schema.Config, arguments.config, [*first, *arguments.set]
+        )
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     devices.one_per_core()
     # A screen that lacks a character of the text must not cost the results of the run.
-    with contextlib.suppress(AttributeError):  # a stream that is no terminal and no file
+    with contextlib.suppress(
+        AttributeError
+    ):  # a stream that is no terminal and no file
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     console = Console(soft_wrap=True)
     run = Run(arguments.runs, Path(arguments.config).stem, settings)

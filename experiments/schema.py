@@ -30,12 +30,16 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.cell == "elman" and self.chrono is not None:
             raise ValueError('`chrono` is of gates, which `cell = "elman"` has not')
-        if self.cell != "elman" and (self.activation != "tanh" or self.identity is not None):
+        if self.cell != "elman" and (
+            self.activation != "tanh" or self.identity is not None
+        ):
             raise ValueError(
                 f'`activation` and `identity` are of `cell = "elman"`, not of "{self.cell}"'
             )
         if self.identity is not None and self.spectral_radius is not None:
-            raise ValueError("`identity` or `spectral_radius`: the matrix can begin as one alone")
+            raise ValueError(
+                "`identity` or `spectral_radius`: the matrix can begin as one alone"
+            )
 
 
 class Optimizer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +77,9 @@ class Texts(Struct, frozen=True, forbid_unknown_fields=True):
     """The last share of each text, for validation."""
 
 
-class LanguageModel(Experiment, frozen=True, kw_only=True, tag_field="task", tag="language_model"):
+class LanguageModel(
+    Experiment, frozen=True, kw_only=True, tag_field="task", tag="language_model"
+):
     """A character-level language model, by truncated BPTT over a stream of windows."""
 
     embedding_size: Positive
@@ -89,7 +95,9 @@ class Vowels(Struct, frozen=True, forbid_unknown_fields=True):
     """A folder with the two .ts files; empty: fetched once."""
 
 
-class Classify(Experiment, frozen=True, kw_only=True, tag_field="task", tag="classify_vowels"):
+class Classify(
+    Experiment, frozen=True, kw_only=True, tag_field="task", tag="classify_vowels"
+):
     """JapaneseVowels, many-to-one: nine speakers told apart by series of 7 to 29 steps."""
 
     input_noise: Annotated[float, Meta(ge=0)] = 0.0
@@ -112,7 +120,9 @@ class Recall(Experiment, frozen=True, kw_only=True, tag_field="task", tag="recal
 
     def __post_init__(self) -> None:
         if self.vanishing and self.model.compute_dtype != "float32":
-            raise ValueError("`vanishing` is computed in float32: `compute_dtype` must be so too")
+            raise ValueError(
+                "`vanishing` is computed in float32: `compute_dtype` must be so too"
+            )
 
 
 class Adding(Experiment, frozen=True, kw_only=True, tag_field="task", tag="adding"):
@@ -127,7 +137,9 @@ class Copying(Experiment, frozen=True, kw_only=True, tag_field="task", tag="copy
     delay: Positive
 
 
-class TemporalOrder(Experiment, frozen=True, kw_only=True, tag_field="task", tag="temporal_order"):
+class TemporalOrder(
+    Experiment, frozen=True, kw_only=True, tag_field="task", tag="temporal_order"
+):
     """Two of X and Y among a hundred distractors: which, and in which order?"""
 
 

@@ -56,7 +56,10 @@ def _share_right(outputs: Array, labels: Array, mask: Array) -> dict[str, Array]
 def _copied(outputs: Array, labels: Array, mask: Array) -> dict[str, Array]:
     """The loss of all steps; the accuracy of the symbols alone."""
     loss = losses.masked_mean(_cross_entropy, outputs, labels, mask)
-    return {"test_loss": loss, "accuracy": _accuracy(outputs, labels, labels != problems.BLANK)}
+    return {
+        "test_loss": loss,
+        "accuracy": _accuracy(outputs, labels, labels != problems.BLANK),
+    }
 
 
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -88,11 +91,17 @@ def make(config: schema.Experiment, console: Console) -> Task:
     seeds = np.random.SeedSequence(config.seed).spawn(3)
     training, testing, probing = (np.random.default_rng(seed) for seed in seeds)
 
-    def loss_of(params: models.ModelParams, hs: Array, batch: Steps, reduction: Any) -> Array:
+    def loss_of(
+        params: models.ModelParams, hs: Array, batch: Steps, reduction: Any
+    ) -> Array:
         outputs = layers.dense(params.readout, hs)
-        return reduction(problem.loss, outputs, jnp.asarray(batch.labels), jnp.asarray(batch.mask))
+        return reduction(
+            problem.loss, outputs, jnp.asarray(batch.labels), jnp.asarray(batch.mask)
+        )
 
-    def loss_fn(params: models.ModelParams, state: Any, batch: Steps) -> tuple[Array, Any]:
+    def loss_fn(
+        params: models.ModelParams, state: Any, batch: Steps
+    ) -> tuple[Array, Any]:
         xs = jnp.asarray(batch.xs)
         last, hs = jaxrnn.unroll(cell, params.cell, state, xs, compute_dtype=dtype)
         loss = loss_of(params, hs, batch, losses.masked_mean)
@@ -110,7 +119,9 @@ def make(config: schema.Experiment, console: Console) -> Task:
     def measure(params: models.ModelParams, test: Steps) -> dict[str, Array]:
         _, hs = jaxrnn.unroll(cell, params.cell, None, jnp.asarray(test.xs))
         outputs = layers.dense(params.readout, hs)
-        return problem.measure(outputs, jnp.asarray(test.labels), jnp.asarray(test.mask))
+        return problem.measure(
+            outputs, jnp.asarray(test.labels), jnp.asarray(test.mask)
+        )
 
     if recall and window:
         cut = partial(problems.recall_stream, lag=recall.lag, symbols=recall.symbols)
@@ -156,7 +167,10 @@ def _fresh(
 
 
 def _windows(
-    cell: jaxrnn.Cell, stream: Iterator[Steps], batch_size: int, params: models.ModelParams
+    cell: jaxrnn.Cell,
+    stream: Iterator[Steps],
+    batch_size: int,
+    params: models.ModelParams,
 ) -> Iterator[tuple[Any, Steps]]:
     """The state starts from zeros once, and goes on from window to window."""
     state = cell.initial_state(params.cell, (batch_size,))

@@ -30,7 +30,9 @@ def make(config: schema.LanguageModel, console: Console) -> Task:
     console.print("Reading the text (the first time, it is fetched).")
     corpus = data.load_texts(config.data.path)
     console.print(corpus.source, markup=False)
-    vocabulary = data.make_vocabulary(np.concatenate([text for _, text in corpus.texts]))
+    vocabulary = data.make_vocabulary(
+        np.concatenate([text for _, text in corpus.texts])
+    )
     learnt, held_out = data.split_texts(corpus.texts, config.data.held_out)
     if len(held_out) < 2:
         raise ValueError(
@@ -45,8 +47,12 @@ def make(config: schema.LanguageModel, console: Console) -> Task:
         state, logits = language_model.prime(cell, params, jnp.asarray(held_out[:1]))
         draw = jax.jit(language_model.sample, static_argnums=(0, 5))
         key = jax.random.key(config.seed)
-        _, _, ids = draw(cell, params, key, state, logits, config.sample_length, config.temperature)
-        text = data.decode(vocabulary, np.asarray(ids)).tobytes().decode(errors="replace")
+        _, _, ids = draw(
+            cell, params, key, state, logits, config.sample_length, config.temperature
+        )
+        text = (
+            data.decode(vocabulary, np.asarray(ids)).tobytes().decode(errors="replace")
+        )
         run.write("sample.txt", text)
         console.rule("a sample")
         console.print(text, markup=False, highlight=False)
@@ -60,7 +66,9 @@ def make(config: schema.LanguageModel, console: Console) -> Task:
             vocabulary=len(vocabulary),
             embedding_size=config.embedding_size,
         ),
-        loss_fn=language_model.make_loss(cell, compute_dtype=config.model.compute_dtype),
+        loss_fn=language_model.make_loss(
+            cell, compute_dtype=config.model.compute_dtype
+        ),
         batches=partial(_epochs, windows, cell, batch_size),
         evaluate=_evaluator(cell, held_out),
         probe=partial(_probe, held_out),
@@ -93,7 +101,9 @@ def _probe(ids: np.ndarray, params: language_model.LanguageModelParams) -> Probe
 
     def loss(_: Any, hs: Array) -> Array:
         logits = layers.dense(params.readout, hs[-1])
-        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, stretches[-1]))
+        return jnp.sum(
+            optax.softmax_cross_entropy_with_integer_labels(logits, stretches[-1])
+        )
 
     return Probe(layers.embed(params.embedding, stretches[:-1]), loss)
 

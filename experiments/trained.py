@@ -29,12 +29,16 @@ def load_language_model(run: Path) -> TrainedLanguageModel:
     """
     settings = config.load(schema.Config, run / "config.json")
     if not isinstance(settings, schema.LanguageModel):
-        raise config.ConfigError(f"{run} is a run of another task: it has no language model.")
+        raise config.ConfigError(
+            f"{run} is a run of another task: it has no language model."
+        )
     vocabulary = bytes(json.loads((run / "vocabulary.json").read_text()))
     sizes = len(vocabulary), settings.embedding_size
     like = language_model.init(jax.random.key(0), settings.model, *sizes)
     params = checkpoint.restore(run, like)
-    return TrainedLanguageModel(settings, vocabulary, models.cell_of(settings.model), params)
+    return TrainedLanguageModel(
+        settings, vocabulary, models.cell_of(settings.model), params
+    )
 
 
 class TrainedTask(NamedTuple):
@@ -64,4 +68,6 @@ def load(run: Path) -> TrainedTask:
                 f"{run / name} is not what the run's data give now: were they changed since?"
             )
     like = task.init(jax.random.key(settings.seed))
-    return TrainedTask(settings, task, {s: checkpoint.restore(run, like, s) for s in steps})
+    return TrainedTask(
+        settings, task, {s: checkpoint.restore(run, like, s) for s in steps}
+    )

@@ -33,7 +33,8 @@ def make_optimizer(config: schema.Optimizer) -> optax.GradientTransformation:
         end_value=config.learning_rate * config.final_rate,
     )
     return optax.chain(
-        optax.clip_by_global_norm(config.clip), optax.adam(rate, b2=config.second_moment)
+        optax.clip_by_global_norm(config.clip),
+        optax.adam(rate, b2=config.second_moment),
     )
 
 
@@ -73,7 +74,9 @@ def fit(
 
     try:
         with _interrupts() as interrupted, bar:
-            shown = bar.add_task("training", total=steps, loss=math.nan, rate=0.0, extra="")
+            shown = bar.add_task(
+                "training", total=steps, loss=math.nan, rate=0.0, extra=""
+            )
             while True:
                 if done in due:
                     results = task.evaluate(_on_one_device(learner.params))
@@ -87,7 +90,9 @@ def fit(
                     raise KeyboardInterrupt
                 began = run.seconds
                 fresh, batch = next(batches)
-                learner, state, metrics = step(learner, state if fresh is None else fresh, batch)
+                learner, state, metrics = step(
+                    learner, state if fresh is None else fresh, batch
+                )
                 # Reading the loss waits for the step, so that no two are ever in flight.
                 loss, norm = float(metrics.loss), float(metrics.grad_norm)
                 training += run.seconds - began
@@ -99,7 +104,9 @@ def fit(
                     )
                 done += 1
                 first = math.isnan(average)
-                average = loss if first else average + (loss - average) / min(done, AVERAGED)
+                average = (
+                    loss if first else average + (loss - average) / min(done, AVERAGED)
+                )
                 rate = done * task.per_step / training
                 averages = task.shown(average)
                 if done % AVERAGED == 0 or done in due:
@@ -108,7 +115,9 @@ def fit(
                 extra = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                 bar.update(shown, advance=1, loss=average, rate=rate, extra=extra)
     finally:
-        if saved != done and not any(a.is_deleted() for a in jax.tree.leaves(learner.params)):
+        if saved != done and not any(
+            a.is_deleted() for a in jax.tree.leaves(learner.params)
+        ):
             save()
         if names := [*task.shown(1.0), *results]:
             run.plot(", ".join(names), *names)

@@ -23,7 +23,9 @@ from experiments import data, figures, language_model, record, trained
 from jaxrnn import losses
 
 NAME = "truncation_bias"
-TOLERATED = 0.1  # the relative bias of one loss's gradient, for the window that is measured
+TOLERATED = (
+    0.1  # the relative bias of one loss's gradient, for the window that is measured
+)
 
 
 class Bias(NamedTuple):
@@ -40,7 +42,11 @@ class Bias(NamedTuple):
 
 
 def measure(
-    model: trained.TrainedLanguageModel, text: np.ndarray, sequences: int, warm: int, length: int
+    model: trained.TrainedLanguageModel,
+    text: np.ndarray,
+    sequences: int,
+    warm: int,
+    length: int,
 ) -> tuple[list[Bias], dict[str, jaxrnn.AdaptiveTruncation]]:
     """The bias for windows of 1, 2, 4, … < `length`, and what is measured adaptively.
 
@@ -72,24 +78,32 @@ def measure(
         zeros = model.cell.initial_state(params.cell, (sequences,))
         before = rows[:warm], rows[1 : warm + 1], np.ones((warm, sequences), bool)
         _, state = jax.jit(loss_fn)(params, zeros, before)
-        _, exact = jax.jit(jaxrnn.checkpointed_value_and_grad(loss_fn))(params, state, batch)
+        _, exact = jax.jit(jaxrnn.checkpointed_value_and_grad(loss_fn))(
+            params, state, batch
+        )
         for window in (2**k for k in range((length - 1).bit_length())):
             fn = jax.jit(jaxrnn.truncated_value_and_grad(loss_fn, window))
             _, grads = fn(params, state, batch)
             for part, of in {"all": lambda g: g, "w_hh": lambda g: g.cell.w_hh}.items():
                 found.append(Bias(name, part, window, *_compared(of(grads), of(exact))))
-        chosen[name] = jaxrnn.adaptive_truncation(loss_fn, TOLERATED)(params, state, batch)
+        chosen[name] = jaxrnn.adaptive_truncation(loss_fn, TOLERATED)(
+            params, state, batch
+        )
     return found, chosen
 
 
 def _compared(got: Any, exact: Any) -> tuple[float, float]:
     """The relative error and the cosine."""
     a, b = (
-        np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
+        np.concatenate(
+            [np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)]
+        )
         for tree in (got, exact)
     )
     norm = np.linalg.norm(b)
-    return float(np.linalg.norm(a - b) / norm), float(a @ b / (np.linalg.norm(a) * norm))
+    return float(np.linalg.norm(a - b) / norm), float(
+        a @ b / (np.linalg.norm(a) * norm)
+    )
 
 
 def plot(found: Sequence[Bias], path: Path) -> None:
@@ -121,17 +135,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a language model's run")
-    parser.add_argument("--sequences", type=int, default=32, help="stretches of text: 32")
-    parser.add_argument("--length", type=int, default=2048, help="characters of each: 2048")
-    parser.add_argument("--warm", type=int, default=256, help="characters read before: 256")
+    parser.add_argument(
+        "--sequences", type=int, default=32, help="stretches of text: 32"
+    )
+    parser.add_argument(
+        "--length", type=int, default=2048, help="characters of each: 2048"
+    )
+    parser.add_argument(
+        "--warm", type=int, default=256, help="characters read before: 256"
+    )
     given = parser.parse_args(argv)
     if min(given.sequences, given.warm) < 1 or given.length < 4:
-        parser.error("--sequences and --warm must be at least 1, and --length at least 4.")
+        parser.error(
+            "--sequences and --warm must be at least 1, and --length at least 4."
+        )
     try:
         model = trained.load_language_model(given.run)
         corpus = data.load_texts(model.settings.data.path)
         _, held_out = data.split_texts(corpus.texts, model.settings.data.held_out)
-        found, chosen = measure(model, held_out, given.sequences, given.warm, given.length)
+        found, chosen = measure(
+            model, held_out, given.sequences, given.warm, given.length
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -151,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, one in chosen.items():
         enough = f"no K up to {given.length} is known to be enough"
         if one.window:
-            enough = f"K = {one.window} is enough (backprop = window + {one.window - 1})"
+            enough = (
+                f"K = {one.window} is enough (backprop = window + {one.window - 1})"
+            )
         print(
             f"{name}: the adjoint of a loss shrinks by {one.rate:.4f} per character; for a bias of "
             f"{TOLERATED} of its gradient, {enough}."

@@ -5,7 +5,11 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.cells.elman import ElmanParams, ElmanState, elman, make_elman
 from jaxrnn.cells.gru import GRUParams, GRUState, gru
 from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm
-from jaxrnn.truncation import AdaptiveTruncation, adaptive_truncation, randomized_truncation
+from jaxrnn.truncation import (
+    AdaptiveTruncation,
+    adaptive_truncation,
+    randomized_truncation,
+)
 from jaxrnn.windows import checkpointed_value_and_grad, truncated_value_and_grad
 
 __version__ = "0.1.0"

@@ -115,7 +115,17 @@ def unroll(
     IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
     plan, params, state, xs, steps = prepared(
-        cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
+        cell,
+        params,
+        state,
+        xs,
+        mask,
+        reset,
+        truncate,
+        gamma,
+        chunk,
+        store,
+        compute_dtype,
     )
     return _run_through(cell, plan, params, state, xs, steps, None, reverse)
 
@@ -157,7 +167,9 @@ def adjoints(
     )
 
     def of(probe):
-        value = loss(*_run_through(cell, plan, params, state, xs, steps, probe, reverse))
+        value = loss(
+            *_run_through(cell, plan, params, state, xs, steps, probe, reverse)
+        )
         checks.scalar("loss", value, "of the last state and the outputs")
         return value
 
@@ -185,7 +197,17 @@ def unroll_autodiff(
     nothing here. `jax.jvp`, `jax.jacfwd` and `jax.linearize` work.
     """
     plan, params, state, xs, (mask, linked, gamma) = prepared(
-        cell, params, state, xs, mask, reset, truncate, gamma, chunk, store, compute_dtype
+        cell,
+        params,
+        state,
+        xs,
+        mask,
+        reset,
+        truncate,
+        gamma,
+        chunk,
+        store,
+        compute_dtype,
     )
     uncut = _uncut(plan, xs.shape[0])
     params = matrices_in(params, plan.compute_dtype)
@@ -247,7 +269,9 @@ def _run_through(cell, plan, params, state, xs, steps, probe, reverse):
     if reverse:
         xs, steps, probe = _flipped((xs, steps, probe))
     # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the inputs.
-    ones = tuple(axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1)
+    ones = tuple(
+        axis for axis, b in enumerate(xs.shape[1:-1]) if isinstance(b, int) and b == 1
+    )
     after_time = tuple(axis + 1 for axis in ones)
     state = _mapped(jnp.squeeze, state, ones)
     xs, steps, probe = _mapped(jnp.squeeze, (xs, steps, probe), after_time)
@@ -291,9 +315,15 @@ def _forward(cell, plan, params, state, xs, mask, linked):
 
         def skip(first, xs, mask, linked):
             del mask, linked
-            states = jax.tree.map(lambda s: jnp.broadcast_to(s, (xs.shape[0], *s.shape)), first)
+            states = jax.tree.map(
+                lambda s: jnp.broadcast_to(s, (xs.shape[0], *s.shape)), first
+            )
             # Of `res` the shape alone is taken: what it would cost is never computed.
-            res = cell.step(params, states, cell.drive(params, xs))[1] if keep_res else None
+            res = (
+                cell.step(params, states, cell.drive(params, xs))[1]
+                if keep_res
+                else None
+            )
             return first, states, jax.tree.map(jnp.zeros_like, res)
 
         last, states, res = _run_or_skip(run, skip, first, *inputs)
@@ -356,7 +386,9 @@ def _backward(cell, plan, saved, cotangents):
                 cell, params, params, state, first, xs, mask, linked, keep_res=True
             )
         xs = _select(mask, xs, jnp.zeros_like(xs))
-        befores = jax.tree.map(lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states)
+        befores = jax.tree.map(
+            lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states
+        )
         befores = _select(linked, befores, state)  # (4)
         if plan.store == "states":
             _, res = cell.step(params, befores, cell.drive(params, xs))
@@ -369,12 +401,19 @@ def _backward(cell, plan, saved, cotangents):
             adjoint = adjoint._replace(h=adjoint.h + g)  # (2)
             back = _select(m, cell.state_vjp(in_loop, lin, adjoint), adjoint)  # (7)
             if linked is not None:
-                dstate = jax.tree.map(jnp.add, dstate, _select(linked, zero, back))  # (9)
-            back = _scaled(gamma, _select(uncut, _select(linked, back, zero), zero))  # (8)
+                dstate = jax.tree.map(
+                    jnp.add, dstate, _select(linked, zero, back)
+                )  # (9)
+            back = _scaled(
+                gamma, _select(uncut, _select(linked, back, zero), zero)
+            )  # (8)
             return (back, dstate), adjoint
 
         (adjoint, dstate), adjoints = lax.scan(
-            over_step, (adjoint, dstate), (gs, lin, mask, linked, uncut, gamma), reverse=True
+            over_step,
+            (adjoint, dstate),
+            (gs, lin, mask, linked, uncut, gamma),
+            reverse=True,
         )
         emitted = adjoints if plan.adjoints else None
         adjoints = _select(mask, adjoints, zero)
@@ -408,7 +447,15 @@ def _backward(cell, plan, saved, cotangents):
         reverse=True,
     )
     dparams = jax.tree.map(lambda d, dtype: d.astype(dtype), dparams, dtypes)
-    return dparams, jax.tree.map(jnp.add, adjoint, dstate), dxs, None, None, None, emitted
+    return (
+        dparams,
+        jax.tree.map(jnp.add, adjoint, dstate),
+        dxs,
+        None,
+        None,
+        None,
+        emitted,
+    )
 
 
 _unroll = jax.custom_vjp(_outputs, nondiff_argnums=(0, 1))
@@ -474,10 +521,14 @@ def prepared(
 ) -> Any:
     """The plan, and the arguments checked, as arrays placed alike; those for each step, `[T, *B]`,
     are (mask, whether a step is linked to the one before, gamma)."""
-    params, state, xs, mask, reset = checks.sequence(cell, params, state, xs, mask, reset)
+    params, state, xs, mask, reset = checks.sequence(
+        cell, params, state, xs, mask, reset
+    )
     gamma = None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs)
     state = placement.as_batch_of(xs, state)
     linked = None if reset is None else ~reset
-    params, state, xs, steps = placement.varying_alike((params, state, xs, (mask, linked, gamma)))
+    params, state, xs, steps = placement.varying_alike(
+        (params, state, xs, (mask, linked, gamma))
+    )
     plan = make_plan(cell, params, state, xs, chunk, store, truncate, compute_dtype)
     return plan, params, state, xs, steps

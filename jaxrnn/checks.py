@@ -44,7 +44,9 @@ def given_or_initial(cell: Cell, params: Any, state: Any, batch_shape: Shape) ->
     """`state` as arrays, or the cell's initial one for None; raises unless they are alike."""
     initial = partial(cell.initial_state, params, batch_shape)
     state = initial() if state is None else jax.tree.map(jnp.asarray, state)
-    same_state(state, jax.eval_shape(initial), "`cell.initial_state` makes it for these inputs")
+    same_state(
+        state, jax.eval_shape(initial), "`cell.initial_state` makes it for these inputs"
+    )
     return state
 
 
@@ -146,7 +148,9 @@ def factors(name: str, got: Array, xs: Array) -> Array:
       TypeError, ValueError: if it is not floating, or of another shape.
     """
     if not jnp.issubdtype(got.dtype, jnp.floating):
-        raise TypeError(f"`{name}` must be floating, but got {got.dtype}: {name}.astype(float).")
+        raise TypeError(
+            f"`{name}` must be floating, but got {got.dtype}: {name}.astype(float)."
+        )
     steps, batch = xs.shape[:1], xs.shape[1:-1]
     if got.shape not in (steps, steps + batch):
         raise ValueError(
@@ -154,7 +158,9 @@ def factors(name: str, got: Array, xs: Array) -> Array:
             f"{got.shape}. One factor per sequence alone: jnp.broadcast_to({name}, "
             f"{steps + batch})."
         )
-    return got.astype(wide(xs.dtype)).reshape(*steps, *(got.shape[1:] or [1] * len(batch)))
+    return got.astype(wide(xs.dtype)).reshape(
+        *steps, *(got.shape[1:] or [1] * len(batch))
+    )
 
 
 def positive(name: str, got: Any) -> int:
@@ -182,7 +188,11 @@ def natural(name: str, got: Any) -> int:
 
 def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
     """`got` as a float if it is a number and low < got < high; raises otherwise."""
-    rule = f"a number above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    rule = (
+        f"a number above {low:g}"
+        if high == math.inf
+        else f"between {low:g} and {high:g}"
+    )
     if not isinstance(got, numbers.Real):
         raise TypeError(f"`{name}` must be {rule}, but got {got!r}.")
     number = float(got)
@@ -206,7 +216,9 @@ def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
 def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
     """K₁ ≥ K₂ ≥ …, from either of them, or () for neither; raises otherwise."""
     if isinstance(window, Sequence):
-        raise TypeError(f"`window` must be an integer, but got {window!r}: give `windows` several.")
+        raise TypeError(
+            f"`window` must be an integer, but got {window!r}: give `windows` several."
+        )
     if windows is None:
         return () if window is None else (positive("window", window),)
     if window is not None:

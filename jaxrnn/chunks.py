@@ -39,14 +39,18 @@ def scan(
     whole = size - tail
 
     def run_whole(carry):
-        chunks = jax.tree.map(lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step)
+        chunks = jax.tree.map(
+            lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step
+        )
         firsts = jax.tree.map(lambda a: a[:count], per_chunk)
 
         def over_chunk(carry, inputs):
             carry, once, ys = body(carry, *inputs)
             return carry, (once, ys)
 
-        carry, (once, ys) = lax.scan(over_chunk, carry, (firsts, chunks), reverse=reverse)
+        carry, (once, ys) = lax.scan(
+            over_chunk, carry, (firsts, chunks), reverse=reverse
+        )
         return carry, (once, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys))
 
     def run_tail(carry):
@@ -72,7 +76,9 @@ def _concatenated(start, end):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
 
 
-def scan_ahead(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+def scan_ahead(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any
+) -> tuple[Any, Any]:
     """`lax.scan`, each step's input read one step ahead and carried: same results, other code.
 
     XLA:CPU fuses the read of a step's input into the elementwise work that follows. Where that
@@ -82,7 +88,9 @@ def scan_ahead(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any)
     size = jax.tree.leaves(xs)[0].shape[0]
 
     def read(t):
-        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), xs)
+        return jax.tree.map(
+            lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), xs
+        )
 
     def over_step(carry, t):
         carry, x = carry

@@ -36,7 +36,9 @@ ONE_IN_FLIGHT = threading.RLock()
 
 def cores() -> int:
     """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have fewer than the machine
+    if hasattr(
+        os, "sched_getaffinity"
+    ):  # Linux: a container may have fewer than the machine
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -55,7 +57,9 @@ def one_per_core() -> None:
     number = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if by_flag or number != -1:  # its default: JAX chooses
         return
-    with contextlib.suppress(RuntimeError):  # the backend is up, and its devices are what they are
+    with contextlib.suppress(
+        RuntimeError
+    ):  # the backend is up, and its devices are what they are
         jax.config.update("jax_num_cpu_devices", cores())
 
 
@@ -74,7 +78,9 @@ def chosen(params: Any) -> Sequence[Any]:
     return devices if largest < LARGE else devices[:1]
 
 
-def split(arguments: tuple[Any, Any, Any], devices: Sequence[Any]) -> tuple[Any, Any, Any]:
+def split(
+    arguments: tuple[Any, Any, Any], devices: Sequence[Any]
+) -> tuple[Any, Any, Any]:
     """A learner, a state and a batch, placed over as many of the devices as divide B.
 
     B is the first axis of the state `[B, H]`, or else the second of the batch's `[T, B, ...]`.
@@ -86,7 +92,9 @@ def split(arguments: tuple[Any, Any, Any], devices: Sequence[Any]) -> tuple[Any,
     if any(isinstance(a, Tracer) for a in arrays):
         return arguments  # part of another program, whose arguments are placed or not
     spread = [a.sharding for a in arrays if len(a.sharding.device_set) > 1]
-    if any(not isinstance(s, NamedSharding) or s.mesh.axis_names != (AXIS,) for s in spread):
+    if any(
+        not isinstance(s, NamedSharding) or s.mesh.axis_names != (AXIS,) for s in spread
+    ):
         return arguments
     learner, state, batch = arguments
     size = _batch_size(state, batch)
@@ -94,7 +102,9 @@ def split(arguments: tuple[Any, Any, Any], devices: Sequence[Any]) -> tuple[Any,
     if count == 1 and not spread:
         return arguments
     mesh = Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
-    whole, first, second = (NamedSharding(mesh, spec) for spec in (P(), P(AXIS), P(None, AXIS)))
+    whole, first, second = (
+        NamedSharding(mesh, spec) for spec in (P(), P(AXIS), P(None, AXIS))
+    )
 
     def place(a: Any, *choices: tuple[int, NamedSharding]) -> Any:
         shape = np.shape(a)
@@ -142,7 +152,9 @@ def _batch_size(state: Any, batch: Any) -> int:
 
 def _over_cpus(arguments: Any) -> bool:
     """Whether a program of these arguments spans several CPU devices."""
-    placed = [a.sharding.device_set for a in jax.tree.leaves(arguments) if _is_concrete(a)]
+    placed = [
+        a.sharding.device_set for a in jax.tree.leaves(arguments) if _is_concrete(a)
+    ]
     return any(len(held) > 1 and next(iter(held)).platform == "cpu" for held in placed)
 
 

@@ -303,7 +303,9 @@ def _products(cell, params, state, xs, count, extra=0):
     params_t, width = transposed(params), flat.size
     count = width if count is None else checks.positive("count", count)
     if count > width:
-        raise ValueError(f"`count` must be at most {width}, the state's numbers, but got {count}.")
+        raise ValueError(
+            f"`count` must be at most {width}, the state's numbers, but got {count}."
+        )
 
     def back(lin, vector):
         return ravel_pytree(cell.state_vjp(params_t, lin, unflatten(vector)))[0]
@@ -313,7 +315,9 @@ def _products(cell, params, state, xs, count, extra=0):
 
     columns = {"in_axes": (None, 1), "out_axes": 1}
     # Directions that no symmetry of the network singles out.
-    start = jax.random.normal(jax.random.key(0), (width, min(width, count + extra)), flat.dtype)
+    start = jax.random.normal(
+        jax.random.key(0), (width, min(width, count + extra)), flat.dtype
+    )
     products = (jax.vmap(product, **columns) for product in (forward, back))
     return lin, *products, jnp.linalg.qr(start)[0]
 

@@ -36,7 +36,9 @@ def identity(params: ElmanParams, scale: float = 1.0) -> ElmanParams:
     Source: Le, Jaitly & Hinton (2015), arXiv:1504.00941.
     """
     if not isinstance(params, ElmanParams):
-        raise TypeError(f"`params` must be ElmanParams, but got a {type(params).__name__}.")
+        raise TypeError(
+            f"`params` must be ElmanParams, but got a {type(params).__name__}."
+        )
     eye = (scale * jnp.eye(len(params.w_hh))).astype(params.w_hh.dtype)
     return params._replace(w_hh=eye, b=jnp.zeros_like(params.b))
 
@@ -100,7 +102,11 @@ def spectral_radius(params: Params, radius: float) -> Params:
     blocks = np.split(np.asarray(w_hh, np.float64), w_hh.shape[1] // len(w_hh), axis=1)
     radii = [np.abs(np.linalg.eigvals(block)).max() for block in blocks]
     if not min(radii) > 0:
-        raise ValueError("`params` must have a recurrent matrix with eigenvalues that are not 0.")
+        raise ValueError(
+            "`params` must have a recurrent matrix with eigenvalues that are not 0."
+        )
     scaled = [radius / now * block for now, block in zip(radii, blocks, strict=True)]
     replaced: Any = params
-    return replaced._replace(w_hh=jnp.asarray(np.concatenate(scaled, axis=1), w_hh.dtype))
+    return replaced._replace(
+        w_hh=jnp.asarray(np.concatenate(scaled, axis=1), w_hh.dtype)
+    )

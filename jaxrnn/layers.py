@@ -67,4 +67,6 @@ def embed(table: Float[Array, "V I"], ids: Int[Array, "*N"]) -> Float[Array, "*N
     return table[ids]
 
 
-register_namedtuple_serialization(DenseParams, serialized_name="jaxrnn.layers.DenseParams")
+register_namedtuple_serialization(
+    DenseParams, serialized_name="jaxrnn.layers.DenseParams"
+)

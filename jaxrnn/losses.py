@@ -64,18 +64,31 @@ def masked_mean(
     """
     losses = _masked_losses(loss, outputs, labels, mask)
     counted = jnp.ones(losses.shape, bool) if mask is None else mask
-    accumulated = wide(losses.dtype)  # 70,000 labels are beyond float16, and a bool counts to 1
+    accumulated = wide(
+        losses.dtype
+    )  # 70,000 labels are beyond float16, and a bool counts to 1
     count = jnp.sum(counted, axis=axis, dtype=accumulated)
     mean = jnp.sum(losses, axis=axis, dtype=accumulated) / jnp.maximum(count, 1)
-    return mean.astype(losses.dtype) if jnp.issubdtype(losses.dtype, jnp.floating) else mean
+    return (
+        mean.astype(losses.dtype)
+        if jnp.issubdtype(losses.dtype, jnp.floating)
+        else mean
+    )
 
 
-def _masked_losses(loss: Loss, outputs: Array, labels: Array, mask: Array | None) -> Array:
+def _masked_losses(
+    loss: Loss, outputs: Array, labels: Array, mask: Array | None
+) -> Array:
     if mask is None:
         return loss(outputs, labels)
     if mask.dtype != jnp.bool_:
-        raise TypeError(f"`mask` must be bool, but got {mask.dtype}. Compare: mask != 0.")
-    if mask.shape != outputs.shape[: mask.ndim] or mask.shape != labels.shape[: mask.ndim]:
+        raise TypeError(
+            f"`mask` must be bool, but got {mask.dtype}. Compare: mask != 0."
+        )
+    if (
+        mask.shape != outputs.shape[: mask.ndim]
+        or mask.shape != labels.shape[: mask.ndim]
+    ):
         raise ValueError(
             f"`mask` must have the leading axes of `outputs` {outputs.shape} and `labels` "
             f"{labels.shape}, but got {mask.shape}. Time comes first in all three."
@@ -85,7 +98,9 @@ def _masked_losses(loss: Loss, outputs: Array, labels: Array, mask: Array | None
     ids = jnp.issubdtype(labels.dtype, jnp.integer)
     outputs = jnp.where(_against(mask, outputs), outputs, jnp.ones_like(outputs))
     labels = jnp.where(
-        _against(mask, labels), labels, jnp.zeros_like(labels) if ids else jnp.ones_like(labels)
+        _against(mask, labels),
+        labels,
+        jnp.zeros_like(labels) if ids else jnp.ones_like(labels),
     )
     losses = loss(outputs, labels)
     if losses.shape != mask.shape:

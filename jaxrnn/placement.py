@@ -46,7 +46,9 @@ def as_batch_of(xs: Array, state: Any) -> Any:
     def placed(s: Array) -> Array:
         rest = (None,) * (s.ndim - len(batch))
         spec = PartitionSpec(*batch, *rest)
-        return jax.sharding.reshard(s, NamedSharding(jax.typeof(xs).sharding.mesh, spec))
+        return jax.sharding.reshard(
+            s, NamedSharding(jax.typeof(xs).sharding.mesh, spec)
+        )
 
     return jax.tree.map(placed, state)
 
@@ -69,7 +71,9 @@ def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
 def _varying(a: Array) -> frozenset[str]:
     kind: Any = jax.typeof(a)
     # `vma` up to JAX 0.9, a field of `manual_axis_type` since.
-    return frozenset(kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying)
+    return frozenset(
+        kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    )
 
 
 def _is_explicit(a: Array) -> bool:

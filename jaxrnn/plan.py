@@ -80,7 +80,9 @@ def make_plan(
         store = store or ("residuals" if few else "states")
         if chunk is None:
             drive = jax.tree.leaves(jax.eval_shape(cell.drive, params, xs))
-            chunk, chunk_alone = _chunks(size, max(1, rows), drive, state.h.shape[-1], store)
+            chunk, chunk_alone = _chunks(
+                size, max(1, rows), drive, state.h.shape[-1], store
+            )
         else:
             chunk = chunk_alone = max(1, min(checks.positive("chunk", chunk), size))
     truncate = None if truncate is None else checks.positive("truncate", truncate)

@@ -150,7 +150,10 @@ def truncated_train_step(
 
 
 def _updated(
-    optimizer: optax.GradientTransformation, learner: Learner, state: Any, value_and_grad: Any
+    optimizer: optax.GradientTransformation,
+    learner: Learner,
+    state: Any,
+    value_and_grad: Any,
 ) -> tuple[Learner, Any, Metrics]:
     """One update, if `value_and_grad(params)`, `((loss, state), grads)`, is finite; else none."""
     (loss, new_state), grads = value_and_grad(learner.params)
@@ -159,7 +162,9 @@ def _updated(
     stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     learner, state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (stepped, new_state), (learner, state)
+        lambda new, old: jnp.where(finite, new, old),
+        (stepped, new_state),
+        (learner, state),
     )
     return learner, state, Metrics(loss, grad_norm)
 
@@ -167,10 +172,14 @@ def _updated(
 def _compiled(step: Any, devices: Sequence[Any] | None) -> Any:
     """The step as one program, over these devices or those that are chosen."""
     if devices is not None and not len(devices):
-        raise ValueError("`devices` must have one device at least, but got none. None chooses.")
+        raise ValueError(
+            "`devices` must have one device at least, but got none. None chooses."
+        )
     compiled = jax.jit(step, donate_argnums=(0, 1))
 
-    def placed_step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
+    def placed_step(
+        learner: Learner, state: Any, batch: Any
+    ) -> tuple[Learner, Any, Metrics]:
         given = learner, state, batch
         # Not before the first call: to ask for the devices starts JAX.
         over = host.chosen(learner.params) if devices is None else devices

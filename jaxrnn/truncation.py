@@ -146,13 +146,17 @@ def adaptive_truncation(
     control gradient bias", arXiv:1905.07473, with ‖d_i‖ measured in place of a bound M ‖λ_i‖.
     """
     bias = checks.between("bias", bias, 0.0, 1.0)
-    measured = jax.jit(lambda *arguments: _contributions(windows.checked(loss_fn), *arguments))
+    measured = jax.jit(
+        lambda *arguments: _contributions(windows.checked(loss_fn), *arguments)
+    )
 
     def measure(params: Any, state: Any, batch: Any) -> AdaptiveTruncation:
         batch = jax.tree.map(jnp.asarray, batch)
         size = checks.common_length("batch", batch)
         if size < LEAST:
-            raise ValueError(f"`batch` must have {LEAST} steps at least, but got R = {size}.")
+            raise ValueError(
+                f"`batch` must have {LEAST} steps at least, but got R = {size}."
+            )
         adjoints, parts, sums = np.asarray(measured(params, state, batch), np.float64)
         if not parts[0]:
             raise ValueError(
@@ -186,10 +190,16 @@ def _contributions(loss_fn, params, state, batch):
     def backward(carry, inputs):
         dloss, adjoint, total = carry
         before, t = inputs
-        loss, _, back = windows.pullback(loss_fn, params, before, windows.steps(batch, t, 1))
+        loss, _, back = windows.pullback(
+            loss_fn, params, before, windows.steps(batch, t, 1)
+        )
         part, adjoint = back(dloss.astype(loss.dtype), adjoint)
         total = jax.tree.map(jnp.add, total, part)
-        return (jnp.zeros_like(dloss), adjoint, total), (norm(adjoint), norm(part), norm(total))
+        return (jnp.zeros_like(dloss), adjoint, total), (
+            norm(adjoint),
+            norm(part),
+            norm(total),
+        )
 
     _, befores = lax.scan(forward, state, jnp.arange(size))
     adjoint = [jnp.zeros_like(a) for a in windows.floats(state)]

@@ -82,7 +82,9 @@ def truncated_value_and_grad(
     window, backprop = checks.window_and_backprop(window, backprop)
     loss_fn = checked(loss_fn)
 
-    def over_sequence(params: Any, state: Any, batch: Any) -> tuple[tuple[Any, Any], Any]:
+    def over_sequence(
+        params: Any, state: Any, batch: Any
+    ) -> tuple[tuple[Any, Any], Any]:
         def add(carry, states, value_and_grad):
             loss, grads = carry
             (part, states), grads_part = value_and_grad(params)
@@ -90,7 +92,9 @@ def truncated_value_and_grad(
 
         state, batch, zero = _admitted(params, state, batch, "window", window)
         sums = _zero_loss(loss_fn, params, state, batch, window, zero), zeros(params)
-        (loss, grads), last, _ = scan(loss_fn, window, backprop, add, sums, state, batch)
+        (loss, grads), last, _ = scan(
+            loss_fn, window, backprop, add, sums, state, batch
+        )
         return (loss, last), _as(params, grads)
 
     return over_sequence
@@ -136,7 +140,11 @@ def scan(
             edges = sorted({0, counted, kept, length} & set(range(length + 1)))
             now, at_kept, loss = start, start, None
             for begin, end in itertools.pairwise(edges):
-                part, now = loss_fn(params, now, jax.tree.map(lambda a: a[begin:end], segment))  # noqa: B023
+                part, now = loss_fn(
+                    params,
+                    now,
+                    jax.tree.map(lambda a: a[begin:end], segment),  # noqa: B023
+                )
                 if begin >= counted:
                     part = part.astype(wide(part.dtype))
                     loss = part if loss is None else loss + part
@@ -144,7 +152,9 @@ def scan(
             return loss, (now, at_kept)
 
         carry, states = carry
-        carry, states, out = visit(carry, states, jax.value_and_grad(loss_of, has_aux=True))
+        carry, states, out = visit(
+            carry, states, jax.value_and_grad(loss_of, has_aux=True)
+        )
         return (carry, states), out
 
     def over_window(carry, at):
@@ -152,7 +162,9 @@ def scan(
 
     carry, outs = (carry, (state, state)), []
     if head:
-        carry, out = visited(carry, state, jax.tree.map(lambda a: a[:head], batch), 0, head - lag)
+        carry, out = visited(
+            carry, state, jax.tree.map(lambda a: a[:head], batch), 0, head - lag
+        )
         outs.append(jax.tree.map(lambda a: a[None], out))
     if head < whole:
         carry, out = lax.scan(over_window, carry, jnp.arange(head, whole, window) - lag)
@@ -162,7 +174,11 @@ def scan(
         carry, out = visited(carry, carry[1][1], segment, lag, window)
         outs.append(jax.tree.map(lambda a: a[None], out))
     carry, (last, _) = carry
-    return carry, last, jax.tree.map(lambda *a: jnp.concatenate(a), *outs) if outs else None
+    return (
+        carry,
+        last,
+        jax.tree.map(lambda *a: jnp.concatenate(a), *outs) if outs else None,
+    )
 
 
 def checkpointed_value_and_grad(
@@ -207,9 +223,13 @@ def checkpointed_value_and_grad(
     levels = checks.nested_windows(window, windows)
     loss_fn = checked(loss_fn)
 
-    def over_sequence(params: Any, state: Any, batch: Any) -> tuple[tuple[Any, Any], Any]:
+    def over_sequence(
+        params: Any, state: Any, batch: Any
+    ) -> tuple[tuple[Any, Any], Any]:
         name = "window" if windows is None else "windows[0]"
-        state, batch, zero = _admitted(params, state, batch, name, max(levels, default=1))
+        state, batch, zero = _admitted(
+            params, state, batch, name, max(levels, default=1)
+        )
         size = checks.common_length("batch", batch)
         cut = levels or (chunks.fit(size, round(size**0.5)),)
 
@@ -235,25 +255,39 @@ def checkpointed_value_and_grad(
             state at its end."""
             if not levels or not size:
                 adjoint, loss, sums = carry
-                part, last, back = pullback(loss_fn, params, start, steps(batch, at, size))
+                part, last, back = pullback(
+                    loss_fn, params, start, steps(batch, at, size)
+                )
                 dparams, adjoint = back(jnp.ones_like(part), adjoint)
-                return (adjoint, loss + part, jax.tree.map(jnp.add, sums, dparams)), last
+                return (
+                    adjoint,
+                    loss + part,
+                    jax.tree.map(jnp.add, sums, dparams),
+                ), last
             window = min(levels[0], size)
             count, tail = divmod(size, window)
             last, befores, before_tail = run(levels, start, at, size)
             if tail:
-                carry, _ = pull(levels[1:], carry, before_tail, at + count * window, tail)
+                carry, _ = pull(
+                    levels[1:], carry, before_tail, at + count * window, tail
+                )
 
             def over_window(carry, inputs):
                 before, number = inputs
-                return pull(levels[1:], carry, before, at + number * window, window)[0], None
+                return pull(levels[1:], carry, before, at + number * window, window)[
+                    0
+                ], None
 
-            carry, _ = lax.scan(over_window, carry, (befores, jnp.arange(count)), reverse=True)
+            carry, _ = lax.scan(
+                over_window, carry, (befores, jnp.arange(count)), reverse=True
+            )
             return carry, last
 
         loss = _zero_loss(loss_fn, params, state, batch, cut[-1], zero)
         adjoint = jax.tree.map(jnp.zeros_like, floats(state))
-        (_, loss, grads), last = pull(cut, (adjoint, loss, zeros(params)), state, 0, size)
+        (_, loss, grads), last = pull(
+            cut, (adjoint, loss, zeros(params)), state, 0, size
+        )
         return (loss, last), _as(params, grads)
 
     return over_sequence
@@ -292,7 +326,9 @@ def checked(loss_fn: LossFn) -> LossFn:
     return of
 
 
-def _admitted(params: Any, state: Any, batch: Any, name: str, window: int) -> tuple[Any, Any, Any]:
+def _admitted(
+    params: Any, state: Any, batch: Any, name: str, window: int
+) -> tuple[Any, Any, Any]:
     """State and batch as arrays that are placed alike, and a zero like them; T ≥ `window`."""
     state, batch = jax.tree.map(jnp.asarray, (state, batch))
     checks.within(name, window, checks.common_length("batch", batch))
@@ -320,7 +356,9 @@ def _is_float(a: Array) -> bool:
     return jnp.issubdtype(a.dtype, jnp.inexact)
 
 
-def _zero_loss(loss_fn: LossFn, params: Any, state: Any, batch: Any, size: int, zero: Array) -> Any:
+def _zero_loss(
+    loss_fn: LossFn, params: Any, state: Any, batch: Any, size: int, zero: Array
+) -> Any:
     """`zero`, in the dtype in which losses are summed."""
     segment = jax.tree.map(lambda a: a[:size], batch)
     loss, _ = jax.eval_shape(loss_fn, params, state, segment)

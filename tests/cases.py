@@ -55,11 +55,19 @@ def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> 
         return (scale * jax.random.normal(next(keys), shape)).astype(dtype)
 
     params = cell.init(next(keys), inputs, hidden, dtype)
-    params = jax.tree.map(lambda p: p if p.ndim == 2 else p + normal(p.shape, 0.3), params)
-    state = jax.tree.map(lambda s: normal(s.shape, 0.5), cell.initial_state(params, batch))
+    params = jax.tree.map(
+        lambda p: p if p.ndim == 2 else p + normal(p.shape, 0.3), params
+    )
+    state = jax.tree.map(
+        lambda s: normal(s.shape, 0.5), cell.initial_state(params, batch)
+    )
     on_last = jax.tree.map(lambda s: normal(s.shape), state)
     return Problem(
-        params, state, normal((size, *batch, inputs)), normal((size, *batch, hidden)), on_last
+        params,
+        state,
+        normal((size, *batch, inputs)),
+        normal((size, *batch, hidden)),
+        on_last,
     )
 
 
@@ -75,7 +83,10 @@ def factors(size=7, batch=(), seed=0, dtype=np.float64):
 
 def loss(unroll, cell, problem, params, state, xs, **options):
     """A smooth function of all outputs and of the last state, different in each."""
-    options = {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    options = {
+        k: jnp.asarray(v) if isinstance(v, np.ndarray) else v
+        for k, v in options.items()
+    }
     last, hs = unroll(cell, params, state, xs, **options)
     ends = jax.tree.map(lambda w, s: jnp.sum(w * jnp.cos(s)), problem.on_last, last)
     return jnp.sum(problem.on_hs * jnp.sin(hs)) + sum(jax.tree.leaves(ends))

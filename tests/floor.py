@@ -8,5 +8,7 @@ if __name__ == "__main__":
     for dependency in tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"][
         "dependencies"
     ]:
-        name, lowest = dependency.split(">=")  # an error where a dependency states no floor
+        name, lowest = dependency.split(
+            ">="
+        )  # an error where a dependency states no floor
         print(f"{name}=={lowest}")  # to pip, 0.8 equals 0.8.0

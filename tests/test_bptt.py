@@ -56,14 +56,18 @@ def assert_close(got, expected, rtol=RTOL, atol=ATOL):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 @pytest.mark.parametrize(tuple(AXES), CASES)
-def test_equals_autodiff(cell, store, chunk, batch, mask, reset, reverse, truncate, gamma):
+def test_equals_autodiff(
+    cell, store, chunk, batch, mask, reset, reverse, truncate, gamma
+):
     case = problem(cell, SIZE, batch)
     options = {"reverse": reverse, "truncate": truncate}
     options |= {"mask": steps(0.7, SIZE, batch, seed=1)} if mask else {}
     options |= {"reset": steps(0.3, SIZE, batch, seed=2)} if reset else {}
     if gamma is not None:
         options["gamma"] = factors(SIZE, () if gamma == "per step" else batch)
-    got = value_and_grads(jaxrnn.unroll, cell, case, store=store, chunk=chunk, **options)
+    got = value_and_grads(
+        jaxrnn.unroll, cell, case, store=store, chunk=chunk, **options
+    )
     assert_close(got, value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options))
 
 
@@ -83,13 +87,17 @@ def test_every_activation_equals_autodiff(cell, store):
 def test_masks_and_resets_equal_plain_loops(cell, reverse):
     case = problem(cell, SIZE)
     options = {"mask": steps(0.6, SIZE, seed=3), "reset": steps(0.4, SIZE, seed=4)}
-    assert (options["reset"] & ~options["mask"]).any()  # a reset at a masked step is among them
+    assert (
+        options["reset"] & ~options["mask"]
+    ).any()  # a reset at a masked step is among them
     options["reverse"] = reverse
     by_hand = jax.value_and_grad(
         lambda *args: loss(unroll_by_hand, cell, case, *args, **options), (0, 1, 2)
     )(case.params, case.state, case.xs)
     assert_close(value_and_grads(jaxrnn.unroll, cell, case, **options), by_hand)
-    assert_close(value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options), by_hand)
+    assert_close(
+        value_and_grads(jaxrnn.unroll_autodiff, cell, case, **options), by_hand
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -109,7 +117,8 @@ def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
     """The first chunk, one in the middle and the last two, the tail among them, with NaN inside."""
     case = problem(cell, 15)
     live = (
-        steps(0.8, 15, seed=1) & jnp.repeat(jnp.array([0, 1, 0, 1, 1, 0, 0, 0], bool), 2)[:15, None]
+        steps(0.8, 15, seed=1)
+        & jnp.repeat(jnp.array([0, 1, 0, 1, 1, 0, 0, 0], bool), 2)[:15, None]
     )
     case = case._replace(xs=jnp.where(live[..., None], case.xs, jnp.nan))
     options = {"mask": live, "truncate": truncate}
@@ -123,7 +132,10 @@ def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_axes_of_one_sequence_are_kept(cell, batch):
     case = problem(cell, SIZE, batch)
-    options = {"mask": steps(0.7, SIZE, batch, seed=1), "reset": steps(0.3, SIZE, batch, seed=2)}
+    options = {
+        "mask": steps(0.7, SIZE, batch, seed=1),
+        "reset": steps(0.3, SIZE, batch, seed=2),
+    }
     options["gamma"] = factors(SIZE)
     got = value_and_grads(jaxrnn.unroll, cell, case, **options)
     chex.assert_trees_all_equal_shapes(got[1], case[:3])
@@ -133,7 +145,10 @@ def test_axes_of_one_sequence_are_kept(cell, batch):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("cell", "gamma"),
-    [*((cell, None) for cell in ALL_CELLS.values()), *((c, factors(SIZE)) for c in CELLS.values())],
+    [
+        *((cell, None) for cell in ALL_CELLS.values()),
+        *((c, factors(SIZE)) for c in CELLS.values()),
+    ],
     ids=[*ALL_CELLS, *(f"{name}, gamma" for name in CELLS)],
 )
 def test_equals_the_dense_product_of_jacobians(cell, gamma):
@@ -154,7 +169,9 @@ def test_equals_the_dense_product_of_jacobians(cell, gamma):
     on_last = ravel_pytree(case.on_last)[0]
     adjoint, dtheta, dxs = -on_last * jnp.sin(states[-1]), 0.0, []
     for t in reversed(range(SIZE)):
-        direct = case.on_hs[t] * jnp.cos(states[t + 1][:width])  # g[t]; h comes first in the state
+        direct = case.on_hs[t] * jnp.cos(
+            states[t + 1][:width]
+        )  # g[t]; h comes first in the state
         adjoint = adjoint.at[:width].add(direct)
         by_state, by_theta, by_x = jacobians(states[t], theta, case.xs[t])
         dtheta = dtheta + adjoint @ by_theta
@@ -184,7 +201,9 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
 
     def by(unroll):
         def of(gamma):
-            grads = jax.grad(lambda p: loss(unroll, cell, case, p, *case[1:3], gamma=gamma))
+            grads = jax.grad(
+                lambda p: loss(unroll, cell, case, p, *case[1:3], gamma=gamma)
+            )
             return sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(grads(case.params)))
 
         return jax.jit(jax.value_and_grad(of))(jnp.asarray(factors(SIZE)).at[4].set(0))
@@ -199,7 +218,9 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
         pytest.param(
             *(cell, store),
             id=f"{name}-{store}",
-            marks=[] if number % 3 == place else pytest.mark.slow,  # each of either once
+            marks=[]
+            if number % 3 == place
+            else pytest.mark.slow,  # each of either once
         )
         for place, (name, cell) in enumerate(CELLS.items())
         for number, store in enumerate(AXES["store"])
@@ -207,11 +228,24 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
 )
 def test_second_order(cell, store):
     case = problem(cell, size=5, batch=(2,), inputs=2, hidden=3)
-    options = {"mask": steps(0.8, 5, (2,), seed=5), "reset": steps(0.2, 5, (2,), seed=6)}
+    options = {
+        "mask": steps(0.8, 5, (2,), seed=5),
+        "reset": steps(0.2, 5, (2,), seed=6),
+    }
 
     @jax.jit
     def of(params, state, xs):
-        return loss(jaxrnn.unroll, cell, case, params, state, xs, store=store, chunk=2, **options)
+        return loss(
+            jaxrnn.unroll,
+            cell,
+            case,
+            params,
+            state,
+            xs,
+            store=store,
+            chunk=2,
+            **options,
+        )
 
     check_grads(of, (case.params, case.state, case.xs), order=2, modes=["rev"])
 
@@ -227,7 +261,9 @@ def test_forward_over_reverse_and_forward_mode(cell):
         return jax.grad(lambda *args: loss(unroll, cell, case, *args), (0, 1, 2))
 
     got = jax.jit(lambda: jax.jvp(by(jaxrnn.unroll), args, tangents))()
-    assert_close(got, jax.jit(lambda: jax.jvp(by(jaxrnn.unroll_autodiff), args, tangents))())
+    assert_close(
+        got, jax.jit(lambda: jax.jvp(by(jaxrnn.unroll_autodiff), args, tangents))()
+    )
     check_grads(
         jax.jit(lambda *args: loss(jaxrnn.unroll_autodiff, cell, case, *args)),
         args,
@@ -244,7 +280,9 @@ def test_garbage_in_masked_inputs_changes_nothing(cell):
     for garbage in (jnp.nan, jnp.inf, 1e300):
         dirty = case._replace(xs=jnp.where(mask[..., None], case.xs, garbage))
         for store in AXES["store"]:
-            got = value_and_grads(jaxrnn.unroll, cell, dirty, mask=mask, chunk=3, store=store)
+            got = value_and_grads(
+                jaxrnn.unroll, cell, dirty, mask=mask, chunk=3, store=store
+            )
             assert_close(got, clean)
             assert not got[1][2][~mask].any()  # exactly zero
     got = value_and_grads(jaxrnn.unroll_autodiff, cell, dirty, mask=mask)
@@ -260,7 +298,9 @@ def test_no_steps_and_no_inputs(cell):
         last, hs = jaxrnn.unroll(cell, case.params, case.state, case.xs, **options)
         chex.assert_trees_all_equal(last, case.state)
         chex.assert_trees_all_equal(hs, jnp.zeros((size, 3, 5)))
-        _, (dparams, dstate, dxs) = value_and_grads(jaxrnn.unroll, cell, case, **options)
+        _, (dparams, dstate, dxs) = value_and_grads(
+            jaxrnn.unroll, cell, case, **options
+        )
         chex.assert_trees_all_equal(dparams, jax.tree.map(jnp.zeros_like, case.params))
         chex.assert_trees_all_equal(dxs, jnp.zeros_like(case.xs))
         on_state = jax.tree.map(lambda w, s: -w * jnp.sin(s), case.on_last, case.state)
@@ -292,7 +332,10 @@ def test_two_calls_with_the_state_carried_equal_one(cell):
         last, more = jaxrnn.unroll(cell, params, state, xs[cut:])
         return last, jnp.concatenate([hs, more])
 
-    assert_close(value_and_grads(jaxrnn.unroll, cell, case), value_and_grads(two_calls, cell, case))
+    assert_close(
+        value_and_grads(jaxrnn.unroll, cell, case),
+        value_and_grads(two_calls, cell, case),
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -303,7 +346,8 @@ def test_truncation(cell, reverse):
     whole = value_and_grads(jaxrnn.unroll, cell, case, reverse=reverse)
     for k in (SIZE, SIZE + 1):
         chex.assert_trees_all_equal(
-            value_and_grads(jaxrnn.unroll, cell, case, reverse=reverse, truncate=k), whole
+            value_and_grads(jaxrnn.unroll, cell, case, reverse=reverse, truncate=k),
+            whole,
         )
 
     # dR̂/dx for a loss at the last step of the run alone: zero across the cut, alive within it.
@@ -318,7 +362,9 @@ def test_truncation(cell, reverse):
         assert dxs[window].all()
         assert not dxs.at[window].set(0).any()
         assert not any(d.any() for d in jax.tree.leaves(dstate))
-        assert_close(value, value_and_grads(jaxrnn.unroll, cell, late, reverse=reverse)[0])
+        assert_close(
+            value, value_and_grads(jaxrnn.unroll, cell, late, reverse=reverse)[0]
+        )
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -352,7 +398,9 @@ def test_vmap_and_one_trace(cell):
     ]
     expected = jax.tree.map(lambda *g: jnp.stack(g), *expected)
     vmapped = jax.vmap(of, (0, None, None))
-    assert_close(jax.jit(jax.vmap(jax.grad(of), (0, None, None)))(ensemble, *case[1:3]), expected)
+    assert_close(
+        jax.jit(jax.vmap(jax.grad(of), (0, None, None)))(ensemble, *case[1:3]), expected
+    )
     grads = jax.jit(jax.grad(lambda *args: vmapped(*args).sum()))(ensemble, *case[1:3])
     assert_close(grads, expected)
 
@@ -381,7 +429,9 @@ def test_no_state_is_the_initial_state(cell):
     zeros = cell.initial_state(case.params, (3,))
     chex.assert_trees_all_equal(
         jaxrnn.unroll(cell, case.params, None, case.xs),
-        jaxrnn.unroll(cell, case.params, zeros, np.asarray(case.xs)),  # numpy is welcome
+        jaxrnn.unroll(
+            cell, case.params, zeros, np.asarray(case.xs)
+        ),  # numpy is welcome
     )
 
 
@@ -421,7 +471,9 @@ def test_default_chunks_fit(size, batch):
     params = jaxrnn.elman.init(jax.random.key(0), 1, 2)
     xs = jnp.ones((size, *batch, 1))
     for store in AXES["store"]:
-        _, hs = jax.eval_shape(lambda: jaxrnn.unroll(jaxrnn.elman, params, None, xs, store=store))  # noqa: B023
+        _, hs = jax.eval_shape(
+            lambda: jaxrnn.unroll(jaxrnn.elman, params, None, xs, store=store)  # noqa: B023
+        )
         assert hs.shape == (size, *batch, 2)
 
 
@@ -431,7 +483,9 @@ RAGGED = jax.jit(
         jaxrnn.gru, *MIXED[:3], mask=jaxrnn.lengths_to_mask(lengths, SIZE), chunk=3
     )
 )
-RESETTING = jax.jit(lambda reset: jaxrnn.unroll(jaxrnn.gru, *MIXED[:3], reset=reset, chunk=3)[1])
+RESETTING = jax.jit(
+    lambda reset: jaxrnn.unroll(jaxrnn.gru, *MIXED[:3], reset=reset, chunk=3)[1]
+)
 
 
 @given(st.lists(st.integers(0, SIZE), min_size=3, max_size=3))
@@ -452,7 +506,9 @@ def test_ragged_sequences_do_not_know_of_each_other(lengths):
 def test_after_a_reset_nothing_is_remembered(bits):
     reset = jnp.asarray(bits).reshape(SIZE, 3)
     hs = RESETTING(reset)
-    anew = jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, MIXED.state, x)[1])(MIXED.xs)
+    anew = jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, MIXED.state, x)[1])(
+        MIXED.xs
+    )
     chex.assert_trees_all_close(hs[reset], anew[reset], rtol=1e-5, atol=1e-6)
 
 
@@ -473,7 +529,9 @@ def test_lengths_to_mask():
     chex.assert_shape(mask, (5, 2, 2))
     chex.assert_trees_all_equal(mask.sum(0), jnp.array([[0, 2], [5, 5]]))
     chex.assert_trees_all_equal(mask[:, 0, 1], jnp.arange(5) < 2)
-    chex.assert_trees_all_equal(jaxrnn.lengths_to_mask(jnp.array(3), 4), jnp.arange(4) < 3)
+    chex.assert_trees_all_equal(
+        jaxrnn.lengths_to_mask(jnp.array(3), 4), jnp.arange(4) < 3
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -482,7 +540,12 @@ def test_lengths_to_mask():
     [
         ("lstm", "", "states", None),
         ("lstm", "mask", "residuals", 4),
-        ("lstm", "ragged", "states", 4),  # with chunks in which every sequence has ended
+        (
+            "lstm",
+            "ragged",
+            "states",
+            4,
+        ),  # with chunks in which every sequence has ended
         ("lstm", "reset", "boundaries", 3),
         ("lstm", "truncate", "states", 3),
         ("lstm", "gamma", "residuals", None),
@@ -523,7 +586,9 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
         for t in reversed(range(SIZE)) if option == "reverse" else range(SIZE):
             # γ times the derivative, and the value.
             fixed = jax.lax.stop_gradient(now)
-            now = jax.tree.map(lambda s, f, t=t: f + gamma[t, :, None] * (s - f), now, fixed)
+            now = jax.tree.map(
+                lambda s, f, t=t: f + gamma[t, :, None] * (s - f), now, fixed
+            )
             now = now if reset is None else select(reset[t], case.state, now)
             after, _ = cell.step(case.params, now, cell.drive(case.params, case.xs[t]))
             now = select(mask[t], after, now)
@@ -535,7 +600,14 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
     expected = jax.jit(jax.value_and_grad(by_hand))(probe)
     got = jax.jit(
         lambda: bptt.adjoints(
-            of, cell, case.params, case.state, case.xs, store=store, chunk=chunk, **options
+            of,
+            cell,
+            case.params,
+            case.state,
+            case.xs,
+            store=store,
+            chunk=chunk,
+            **options,
         )
     )()
     assert_close(got, expected)

@@ -122,10 +122,22 @@ WRONG = {
         TypeError,
         r"`gamma` must be floating, but got bool: gamma.astype\(float\)",
     ),
-    "truncate 0": ({"truncate": 0}, ValueError, "`truncate` must be an integer ≥ 1, but got 0"),
+    "truncate 0": (
+        {"truncate": 0},
+        ValueError,
+        "`truncate` must be an integer ≥ 1, but got 0",
+    ),
     "truncate True": ({"truncate": True}, ValueError, "an integer ≥ 1, but got True"),
-    "truncate 2.0": ({"truncate": 2.0}, TypeError, "`truncate` must be an integer, but got 2.0"),
-    "chunk -1": ({"chunk": -1}, ValueError, "`chunk` must be an integer ≥ 1, but got -1"),
+    "truncate 2.0": (
+        {"truncate": 2.0},
+        TypeError,
+        "`truncate` must be an integer, but got 2.0",
+    ),
+    "chunk -1": (
+        {"chunk": -1},
+        ValueError,
+        "`chunk` must be an integer ≥ 1, but got -1",
+    ),
     "a compute_dtype that does not float": (
         {"compute_dtype": jnp.int8},
         TypeError,
@@ -152,9 +164,13 @@ def test_the_oracle_and_the_step_check_too():
         jaxrnn.unroll_autodiff(jaxrnn.lstm, *CASE[:3], store="gates")
     with pytest.raises(ValueError, match="input size I = 4"):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, CASE.xs[0, :, :2])
-    with pytest.raises(ValueError, match=r"`x` must have shape \(\*B, I\), .* but got \(\)"):
+    with pytest.raises(
+        ValueError, match=r"`x` must have shape \(\*B, I\), .* but got \(\)"
+    ):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones(()))
-    with pytest.raises(TypeError, match="`x` must have the dtype of `params`, float32, but got in"):
+    with pytest.raises(
+        TypeError, match="`x` must have the dtype of `params`, float32, but got in"
+    ):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones((3, 4), int))
     with pytest.raises(TypeError, match="`lengths` must be integers, but got float32"):
         jaxrnn.lengths_to_mask(jnp.ones(3), 5)
@@ -185,15 +201,23 @@ def test_an_activation_that_is_none(activation):
 
 
 def test_forward_mode_alone_does_not_go_through():
-    with pytest.raises(TypeError, match=r"Call jaxrnn.unroll_autodiff, the same function"):
+    with pytest.raises(
+        TypeError, match=r"Call jaxrnn.unroll_autodiff, the same function"
+    ):
         jax.jvp(lambda xs: call(xs=xs)[1], (CASE.xs,), (CASE.xs,))
 
 
 def test_adjoints_check_their_loss_and_options():
     arguments = jaxrnn.lstm, *CASE[:3]
-    with pytest.raises(TypeError, match="`unroll` has no option msk, but chunk, compute_dtype"):
+    with pytest.raises(
+        TypeError, match="`unroll` has no option msk, but chunk, compute_dtype"
+    ):
         bptt.adjoints(lambda last, hs: hs.sum(), *arguments, msk=None)
-    with pytest.raises(TypeError, match=r"`loss` must return a loss .*float32 of shape \(3, 5\)"):
+    with pytest.raises(
+        TypeError, match=r"`loss` must return a loss .*float32 of shape \(3, 5\)"
+    ):
         bptt.adjoints(lambda last, hs: hs[-1], *arguments)
-    with pytest.raises(TypeError, match=r"`loss` must return a loss .* but got a tuple"):
+    with pytest.raises(
+        TypeError, match=r"`loss` must return a loss .* but got a tuple"
+    ):
         bptt.adjoints(lambda last, hs: (hs.sum(), last), *arguments)

@@ -34,7 +34,9 @@ def mean_of_squares(params, state, xs):
 
 def lies_on(tree):
     """The ids of the devices that hold all leaves."""
-    (ids,) = {frozenset(d.id for d in a.sharding.device_set) for a in jax.tree.leaves(tree)}
+    (ids,) = {
+        frozenset(d.id for d in a.sharding.device_set) for a in jax.tree.leaves(tree)
+    }
     return sorted(ids)
 
 
@@ -59,7 +61,9 @@ def split_case(name, batch=4):
     case = problem(cell, 6, batch=(batch,), dtype=jnp.float32)
     mask = np.array(steps(0.9, 6, (batch,)))
     mask[2:, batch // 2 :] = False
-    batches = [(np.roll(case.xs, n, 0), np.roll(case.on_hs, n, 0), mask) for n in range(4)]
+    batches = [
+        (np.roll(case.xs, n, 0), np.roll(case.on_hs, n, 0), mask) for n in range(4)
+    ]
     return cell, case, batches
 
 
@@ -68,7 +72,8 @@ def squared(hs, targets):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("lstm", "mean"), ("gru", "mean"), ("lstm", "windows"), ("gru", "no state")]
+    ("name", "kind"),
+    [("lstm", "mean"), ("gru", "mean"), ("lstm", "windows"), ("gru", "no state")],
 )
 def test_a_split_batch_gives_what_one_device_gives(name, kind):
     cell, case, batches = split_case(name)
@@ -91,12 +96,19 @@ def test_a_split_batch_gives_what_one_device_gives(name, kind):
     assert lies_on(expected) == [0] and lies_on(got) == [0, 1]
     learner, last, metrics = got
     assert all(a.is_fully_replicated for a in jax.tree.leaves((learner, metrics)))
-    assert all(a.addressable_shards[1].data.shape == (2, 5) for a in jax.tree.leaves(last))
+    assert all(
+        a.addressable_shards[1].data.shape == (2, 5) for a in jax.tree.leaves(last)
+    )
     if kind == "mean":
         # The mean of the halves' means, a `pmean`, is another number, where masks are uneven.
-        halves = [jax.tree.map(lambda a, h=h: a[:, h], batches[0]) for h in np.s_[:2, 2:]]
+        halves = [
+            jax.tree.map(lambda a, h=h: a[:, h], batches[0]) for h in np.s_[:2, 2:]
+        ]
         states = [jax.tree.map(lambda a, h=h: a[h], state) for h in np.s_[:2, 2:]]
-        means = [jax.jit(loss_fn)(case.params, *of)[0] for of in zip(states, halves, strict=True)]
+        means = [
+            jax.jit(loss_fn)(case.params, *of)[0]
+            for of in zip(states, halves, strict=True)
+        ]
         assert abs(np.mean(means) - metrics[0].loss) > 0.01 * metrics[0].loss
 
 
@@ -112,7 +124,9 @@ def test_a_label_per_sequence():
     _, case, batches = split_case("lstm")
     batches = [(xs, np.array([0, 4, 2, 1])) for xs, _, _ in batches[:2]]
     fn = jax.value_and_grad(loss_fn, has_aux=True)
-    one, two = (train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None))
+    one, two = (
+        train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None)
+    )
     expected, got = (run(step, case.params, None, batches) for step in (one, two))
     chex.assert_trees_all_close(as_numpy(got), as_numpy(expected), rtol=1e-6, atol=1e-6)
     assert lies_on(expected) == [0] and lies_on(got) == [0, 1]
@@ -128,7 +142,9 @@ def test_what_is_split_and_what_is_not():
     by_state = {"h": jnp.ones((4, 5)), "count": jnp.ones(4), "key": jax.random.key(0)}
     for state in (by_state, None):
         learner, state, placed = devices.split((learner, state, batch), jax.devices())
-        axes = {name: tuple(a.sharding.spec) for name, a in placed.items() if a is not None}
+        axes = {
+            name: tuple(a.sharding.spec) for name, a in placed.items() if a is not None
+        }
         first, second = (devices.AXIS,), (None, devices.AXIS)
         assert axes == {
             "xs": second, "ids": second, "labels": first, "one hot": first, "weights": (),
@@ -159,8 +175,12 @@ def test_what_cannot_be_split_stays_where_it_is(state, batch):
 def test_batches_of_changing_size():
     """Epochs' last batches are smaller: the learner follows to one device and comes back."""
     fn = jax.value_and_grad(mean_of_squares, has_aux=True)
-    batches = [np.full((2, size, 3), 0.1 * size, np.float32) for size in (4, 3, 4, 1, 6, 0)]
-    one, two = (train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None))
+    batches = [
+        np.full((2, size, 3), 0.1 * size, np.float32) for size in (4, 3, 4, 1, 6, 0)
+    ]
+    one, two = (
+        train.make_step(fn, OPTIMIZER, over) for over in (jax.devices()[:1], None)
+    )
     params = {"w": jnp.ones(3)}
     expected, got = (run(step, params, None, batches) for step in (one, two))
     chex.assert_trees_all_close(as_numpy(got), as_numpy(expected), rtol=1e-6, atol=1e-6)
@@ -171,7 +191,10 @@ def test_batches_of_changing_size():
 def test_a_step_that_is_not_finite_changes_nothing(batch):
     """B = 4 is split, the bad number is in one half of it; B = 3 is not."""
     step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
-    learner, state = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), jnp.zeros((batch, 3))
+    learner, state = (
+        train.init_learner({"w": jnp.ones(3)}, OPTIMIZER),
+        jnp.zeros((batch, 3)),
+    )
     learner, state, _ = step(learner, state, np.ones((2, batch, 3), np.float32))
     before = jax.tree.map(np.array, (learner, state))
     xs = np.ones((2, batch, 3), np.float32)
@@ -183,7 +206,10 @@ def test_a_step_that_is_not_finite_changes_nothing(batch):
 
 def test_donation_on_two_devices():
     step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
-    learner, state = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), jnp.zeros((4, 3))
+    learner, state = (
+        train.init_learner({"w": jnp.ones(3)}, OPTIMIZER),
+        jnp.zeros((4, 3)),
+    )
     xs = jnp.ones((2, 4, 3))
     for _ in range(2):  # from one device, then from both
         given = learner, state
@@ -194,7 +220,10 @@ def test_donation_on_two_devices():
 
 def test_an_error_on_the_way_takes_nothing():
     step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
-    learner, xs = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER), np.ones((2, 4, 3), np.float32)
+    learner, xs = (
+        train.init_learner({"w": jnp.ones(3)}, OPTIMIZER),
+        np.ones((2, 4, 3), np.float32),
+    )
     with pytest.raises(ValueError, match="must have shape"):
         step(learner, jnp.zeros((4, 1)), xs)
     step(learner, None, xs)
@@ -203,7 +232,9 @@ def test_an_error_on_the_way_takes_nothing():
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_what_the_caller_has_placed_stays_there(kind):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
-    xs = jax.device_put(jnp.ones((2, 4, 3)), NamedSharding(mesh, P("data")))  # over time
+    xs = jax.device_put(
+        jnp.ones((2, 4, 3)), NamedSharding(mesh, P("data"))
+    )  # over time
     learner = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
     learner = jax.device_put(learner, NamedSharding(mesh, P()))
     step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
@@ -219,10 +250,14 @@ def test_a_step_inside_another_program():
     xs = np.random.default_rng(0).normal(size=(3, 2, 4, 3)).astype(np.float32)
     learner = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
     scanned, _ = jax.jit(
-        lambda learner: jax.lax.scan(lambda now, x: (step(now, None, x)[0], None), learner, xs)
+        lambda learner: jax.lax.scan(
+            lambda now, x: (step(now, None, x)[0], None), learner, xs
+        )
     )(learner)
     expected = run(step, {"w": jnp.ones(3)}, None, xs)[0]
-    chex.assert_trees_all_close(as_numpy(scanned), as_numpy(expected), rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(
+        as_numpy(scanned), as_numpy(expected), rtol=1e-6, atol=1e-6
+    )
     # A learner that is a constant of the outer program is not its to give away.
     again = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
     jax.jit(lambda x: step(again, None, x)[2])(xs[0])
@@ -230,7 +265,8 @@ def test_a_step_inside_another_program():
 
 
 @pytest.mark.parametrize(
-    ("units", "gates", "count"), [(64, 4, 2), (255, 4, 2), (256, 4, 1), (256, 3, 2), (512, 1, 1)]
+    ("units", "gates", "count"),
+    [(64, 4, 2), (255, 4, 2), (256, 4, 1), (256, 3, 2), (512, 1, 1)],
 )
 def test_large_matrices_stay_on_one_device(units, gates, count):
     """A table of many short rows, such as an embedding, is not large."""
@@ -244,7 +280,9 @@ def test_large_matrices_stay_on_one_device(units, gates, count):
 
 def test_no_devices():
     with pytest.raises(ValueError, match="`devices` must have one device at least"):
-        train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER, [])
+        train.make_step(
+            jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER, []
+        )
 
 
 def python(script, *arguments, timeout=120, **environment):

@@ -55,7 +55,9 @@ def test_the_profile_is_the_lecture_s_product(name):
     expected = [w2 * slope(y)]
     for h in hs[:1:-1]:
         expected.append(expected[-1] * wm * slope(h))
-    params = jaxrnn.ElmanParams(jnp.full((1, 1), w1), jnp.full((1, 1), wm), jnp.zeros(1))
+    params = jaxrnn.ElmanParams(
+        jnp.full((1, 1), w1), jnp.full((1, 1), wm), jnp.zeros(1)
+    )
     activation = {"tanh": jnp.tanh, "logistic": jax.nn.sigmoid}[name]
     profile = flow.adjoint_profile(
         lambda last, hs: activation(w2 * last.h).sum(),
@@ -95,13 +97,17 @@ def test_contributions_of_all_lags_are_the_gradient(cell):
         return last_output(*jaxrnn.unroll(cell, params, *case[1:3]))
 
     total = jax.tree.map(lambda d: d.sum(0), terms)
-    chex.assert_trees_all_close(total, jax.grad(loss)(case.params), rtol=1e-10, atol=1e-13)
+    chex.assert_trees_all_close(
+        total, jax.grad(loss)(case.params), rtol=1e-10, atol=1e-13
+    )
 
     def by_step(params):
         """With parameters of its own for each step, `[T, ...]`."""
         state = case.state
         for t, x in enumerate(case.xs):
-            state, _ = jaxrnn.step(cell, jax.tree.map(lambda p, t=t: p[t], params), state, x)
+            state, _ = jaxrnn.step(
+                cell, jax.tree.map(lambda p, t=t: p[t], params), state, x
+            )
         return jnp.sum(jnp.sin(state.h))
 
     own = jax.tree.map(lambda p: jnp.broadcast_to(p, (6, *p.shape)), case.params)
@@ -118,7 +124,9 @@ def test_a_contraction_of_nine_tenths():
     exponents = flow.lyapunov_spectrum(*arguments)
     np.testing.assert_allclose(exponents, np.full(5, math.log(0.9)), rtol=1e-12)
     profile = flow.adjoint_profile(lambda last, hs: hs[-1].sum(), *arguments)
-    np.testing.assert_allclose(np.diff(np.log(profile)), np.full(39, math.log(0.9)), rtol=1e-9)
+    np.testing.assert_allclose(
+        np.diff(np.log(profile)), np.full(39, math.log(0.9)), rtol=1e-9
+    )
     horizon = flow.memory_horizon(profile, 0.05)
     assert horizon.rate == pytest.approx(0.9, rel=1e-12)
     assert horizon.lag == math.ceil(math.log(0.05) / math.log(0.9))
@@ -190,7 +198,9 @@ def test_bfloat16_is_only_the_parameters_rounding():
     """The directions are turned in float32, whatever the parameters are."""
     case = problem(jaxrnn.elman, 30, (), dtype=jnp.bfloat16)
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), case)
-    narrow, expected = (flow.lyapunov_spectrum(jaxrnn.elman, *c[:3], 3) for c in (case, wide))
+    narrow, expected = (
+        flow.lyapunov_spectrum(jaxrnn.elman, *c[:3], 3) for c in (case, wide)
+    )
     assert narrow.dtype == jnp.float32
     np.testing.assert_allclose(narrow, expected, atol=0.05)
     terms = flow.lag_gradients(last_output, jaxrnn.elman, *case[:3])
@@ -203,9 +213,9 @@ def test_leading_exponents_where_others_are_not_there():
     params = cell.init(jax.random.key(0), 2, 6)
     xs = jax.random.normal(jax.random.key(1), (40, 2))
     assert (jaxrnn.unroll(cell, params, None, xs)[1] == 0).any()
-    value, grads = jax.value_and_grad(lambda p: flow.lyapunov_spectrum(cell, p, None, xs, 1)[0])(
-        params
-    )
+    value, grads = jax.value_and_grad(
+        lambda p: flow.lyapunov_spectrum(cell, p, None, xs, 1)[0]
+    )(params)
     chex.assert_tree_all_finite((value, grads))
 
 
@@ -276,8 +286,14 @@ WRONG = {
         lambda c: flow.lyapunov_spectrum(c[0], c[1], None, c[3][:, 0], 1, transient=7),
         "`transient` must be less than T = 7, but got 7",
     ),
-    "no profile": (lambda c: flow.memory_horizon(np.zeros(9)), "begin above 0, but got 9 lags"),
-    "a share of 1": (lambda c: flow.memory_horizon(np.ones(9), 1.0), "`share` must be between 0"),
+    "no profile": (
+        lambda c: flow.memory_horizon(np.zeros(9)),
+        "begin above 0, but got 9 lags",
+    ),
+    "a share of 1": (
+        lambda c: flow.memory_horizon(np.ones(9), 1.0),
+        "`share` must be between 0",
+    ),
 }
 
 
@@ -297,7 +313,9 @@ def test_the_regulariser_against_dense_jacobians(cell):
     expected = 0.0
     for t, jacobian in enumerate(dense_jacobians(cell, case)):
         after = ravel_pytree(jax.tree.map(lambda a, t=t: a[t], adjoints))[0]
-        expected += (np.linalg.norm(jacobian.T @ after) / np.linalg.norm(after) - 1) ** 2
+        expected += (
+            np.linalg.norm(jacobian.T @ after) / np.linalg.norm(after) - 1
+        ) ** 2
     np.testing.assert_allclose(omega, expected, rtol=1e-10)
 
 
@@ -314,9 +332,9 @@ def test_the_regulariser_s_gradient_is_the_immediate_one():
         ratios = jnp.linalg.norm(back, axis=-1) / jnp.linalg.norm(adjoints.h, axis=-1)
         return jnp.mean(jnp.sum((ratios - 1) ** 2, axis=0))
 
-    grads = jax.grad(lambda p: flow.vanishing_regularizer(last_output, cell, p, *case[1:3]))(
-        case.params
-    )
+    grads = jax.grad(
+        lambda p: flow.vanishing_regularizer(last_output, cell, p, *case[1:3])
+    )(case.params)
     expected = jax.tree.map(jnp.zeros_like, case.params)
     expected = expected._replace(w_hh=jax.grad(by_hand)(case.params.w_hh))
     chex.assert_trees_all_close(grads, expected, rtol=1e-10, atol=1e-13)

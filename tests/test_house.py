@@ -39,7 +39,13 @@ FLOORS = {
     "jaxrnn": 7,  # the public names
 }
 # Beyond the floors: an engine takes any cell, so it knows none.
-ENGINES = {"jaxrnn.bptt", "jaxrnn.flow", "jaxrnn.plan", "jaxrnn.truncation", "jaxrnn.windows"}
+ENGINES = {
+    "jaxrnn.bptt",
+    "jaxrnn.flow",
+    "jaxrnn.plan",
+    "jaxrnn.truncation",
+    "jaxrnn.windows",
+}
 CELLS = {"jaxrnn.cells.elman", "jaxrnn.cells.gru", "jaxrnn.cells.lstm"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
@@ -98,7 +104,9 @@ def modules_imported(path):
 def public(module):
     """The functions and classes at the top of a module whose names have no leading underscore."""
     for node in parsed(LIBRARY[module]).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(
+            node, ast.FunctionDef | ast.ClassDef
+        ) and not node.name.startswith("_"):
             yield node
 
 
@@ -120,7 +128,9 @@ def test_engines_know_no_cell(module):
 @each_module
 def test_a_module_needs_only_what_the_library_depends_on(module):
     """Hence nothing of experiments or tests, no chex, and optax in one place."""
-    known = {"jaxrnn"} | OUTSIDE | OUTSIDE_OF.get(module, set()) | sys.stdlib_module_names
+    known = (
+        {"jaxrnn"} | OUTSIDE | OUTSIDE_OF.get(module, set()) | sys.stdlib_module_names
+    )
     assert {name.split(".")[0] for name in imports(LIBRARY[module])} <= known
 
 
@@ -133,19 +143,26 @@ def test_chex_is_for_tests_alone():
     ] == []
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_no_private_jax_and_no_postponed_annotations(path):
     """`jax._src` may change any day; postponed annotations are strings, which nothing checks."""
     names = set(imports(path))
     assert not any("_src" in name.split(".") for name in names)
     assert not any(
-        isinstance(n, ast.Attribute) and n.attr == "_src" for n in ast.walk(parsed(path))
+        isinstance(n, ast.Attribute) and n.attr == "_src"
+        for n in ast.walk(parsed(path))
     )
     assert "__future__.annotations" not in names
 
 
 def test_every_name_says_what_is_inside():
-    parts = {part for path in EVERYTHING for part in path.relative_to(ROOT).with_suffix("").parts}
+    parts = {
+        part
+        for path in EVERYTHING
+        for part in path.relative_to(ROOT).with_suffix("").parts
+    }
     assert not parts & NO_NAMES
 
 
@@ -164,7 +181,9 @@ def test_public_functions_are_annotated(module):
             a = function.args
             given = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
             missing += [
-                f"{function.name}({arg.arg})" for arg in given if arg and not arg.annotation
+                f"{function.name}({arg.arg})"
+                for arg in given
+                if arg and not arg.annotation
             ]
             missing += [] if function.returns else [function.name]
     assert missing == []
@@ -196,7 +215,9 @@ def test_arrays_have_shapes(module):
             given = [*a.posonlyargs, *a.args, *a.kwonlyargs]
             annotations = [arg.annotation for arg in given] + [node.returns]
         else:
-            annotations = [n.annotation for n in node.body if isinstance(n, ast.AnnAssign)]
+            annotations = [
+                n.annotation for n in node.body if isinstance(n, ast.AnnAssign)
+            ]
         if any(map(has_bare_arrays, filter(None, annotations))) and not SHAPE.search(
             ast.get_docstring(node)
         ):
@@ -215,10 +236,14 @@ def test_the_public_names():
 
 def test_the_reader_of_sources_reads():
     """What these tests rest on, on a text of which the answer is known."""
-    tree = ast.parse('def f(a: Array, b: Float[Array, "T B"], c: tuple[Array, int]) -> int: ...')
+    tree = ast.parse(
+        'def f(a: Array, b: Float[Array, "T B"], c: tuple[Array, int]) -> int: ...'
+    )
     a, b, c = (has_bare_arrays(arg.annotation) for arg in tree.body[0].args.args)
     assert (a, b, c) == (True, False, True)
-    assert {"jaxrnn.checks", "jaxrnn.cells.base"} <= set(modules_imported(LIBRARY["jaxrnn.bptt"]))
+    assert {"jaxrnn.checks", "jaxrnn.cells.base"} <= set(
+        modules_imported(LIBRARY["jaxrnn.bptt"])
+    )
     assert {"jax.lax", "typing.Any"} <= set(imports(LIBRARY["jaxrnn.bptt"]))
 
 

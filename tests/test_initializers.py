@@ -18,7 +18,9 @@ def test_the_irnn_carries_errors_back_unchanged():
     params = initializers.identity(IRNN.init(jax.random.key(0), 2, 6))
     params = params._replace(w_ih=jnp.abs(params.w_ih))
     xs = jax.random.uniform(jax.random.key(1), (50, 2), minval=0.1)
-    profile = flow.adjoint_profile(lambda last, hs: hs[-1].sum(), IRNN, params, None, xs)
+    profile = flow.adjoint_profile(
+        lambda last, hs: hs[-1].sum(), IRNN, params, None, xs
+    )
     np.testing.assert_allclose(profile, np.full(50, np.sqrt(6)), rtol=1e-6)
     assert not params.b.any()
     half = initializers.identity(params, 0.5)
@@ -56,7 +58,9 @@ def test_units_remember_for_as_long_as_was_drawn(cell, gate):
 def test_each_block_has_the_spectral_radius(cell):
     before = cell.init(jax.random.key(0), 3, 7)
     params = initializers.spectral_radius(before, 0.8)
-    for block in np.split(np.asarray(params.w_hh, np.float64), params.w_hh.shape[1] // 7, axis=1):
+    for block in np.split(
+        np.asarray(params.w_hh, np.float64), params.w_hh.shape[1] // 7, axis=1
+    ):
         assert np.abs(np.linalg.eigvals(block)).max() == pytest.approx(0.8, rel=1e-5)
     chex.assert_trees_all_equal(params._replace(w_hh=before.w_hh), before)
     chex.assert_trees_all_equal_dtypes(params, before)
@@ -69,9 +73,13 @@ def test_wrong_arguments():
         initializers.identity(lstm)
     with pytest.raises(TypeError, match="which have gates, but got a ElmanParams"):
         initializers.chrono(jax.random.key(0), elman, 10.0)
-    with pytest.raises(ValueError, match="`longest` must be a number above 2, but got 2"):
+    with pytest.raises(
+        ValueError, match="`longest` must be a number above 2, but got 2"
+    ):
         initializers.chrono(jax.random.key(0), lstm, 2)
-    with pytest.raises(ValueError, match=r"`radius` must be a number above 0, but got -0\.8"):
+    with pytest.raises(
+        ValueError, match=r"`radius` must be a number above 0, but got -0\.8"
+    ):
         initializers.spectral_radius(elman, -0.8)
     with pytest.raises(ValueError, match="eigenvalues that are not 0"):
         initializers.spectral_radius(elman._replace(w_hh=jnp.zeros((3, 3))), 0.5)

@@ -15,13 +15,17 @@ def test_dense(leading):
     params = params._replace(b=jnp.arange(6.0))
     xs = jax.random.normal(jax.random.key(1), (*leading, 4))
     expected = np.einsum("...i,io->...o", xs, params.w) + np.arange(6.0)
-    chex.assert_trees_all_close(layers.dense(params, xs), expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        layers.dense(params, xs), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_embed_is_a_product_with_one_hot_vectors():
     table = layers.init_embedding(jax.random.key(0), 7, 3)
     ids = jnp.array([[0, 6], [3, 3]])
-    chex.assert_trees_all_equal(layers.embed(table, ids), jax.nn.one_hot(ids, 7) @ table)
+    chex.assert_trees_all_equal(
+        layers.embed(table, ids), jax.nn.one_hot(ids, 7) @ table
+    )
     grad = jax.grad(lambda t: layers.embed(t, ids).sum())(table)
     chex.assert_trees_all_equal(grad[:, 0], jnp.array([1.0, 0, 0, 2, 0, 0, 1]))
 

@@ -78,7 +78,10 @@ class Scalars(NamedTuple):
 # f and ḟ of z, by their textbook forms, and nothing of jaxrnn.
 ACTIVATIONS = {
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
-    "logistic": (lambda z: 1 / (1 + np.exp(-z)), lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2),
+    "logistic": (
+        lambda z: 1 / (1 + np.exp(-z)),
+        lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    ),
     "relu": (lambda z: max(z, 0.0), lambda z: float(z > 0)),
     "identity": (lambda z: z, lambda z: 1.0),
 }
@@ -123,7 +126,10 @@ def terms(name, w, xs, t):
     zs, hs, _ = forward(name, w, xs)
     at_output = w.w_2 * df(w.w_2 * hs[t])
     return [
-        at_output * w.w_m ** (i - 1) * np.prod([df(zs[t - j]) for j in range(i)]) * hs[t - i]
+        at_output
+        * w.w_m ** (i - 1)
+        * np.prod([df(zs[t - j]) for j in range(i)])
+        * hs[t - i]
         for i in range(1, t + 1)
     ]
 
@@ -152,7 +158,8 @@ def by_differences(name, w, xs):
     """∂y[t]/∂wₘ by central differences."""
     step = 1e-5
     up, down = (
-        np.array(forward(name, w._replace(w_m=w.w_m + d), xs)[2][1:]) for d in (step, -step)
+        np.array(forward(name, w._replace(w_m=w.w_m + d), xs)[2][1:])
+        for d in (step, -step)
     )
     return (up - down) / (2 * step)
 
@@ -173,7 +180,9 @@ def outputs(name, w, xs, **options):
     """y [T]."""
     params, output, state = network(w)
     options = {"chunk": 3} | options
-    _, hs = jaxrnn.unroll(jaxrnn.make_elman(name), params, state, xs[:, None], **options)
+    _, hs = jaxrnn.unroll(
+        jaxrnn.make_elman(name), params, state, xs[:, None], **options
+    )
     return OUTPUT[name](dense(output, hs))[:, 0]
 
 
@@ -191,7 +200,9 @@ def outputs_fed_back(name, w, xs):
 
 
 def error(y, v):
-    return (y - v) ** 2 + 1  # not 0 at y = v, so that a label that is empty and counted shows
+    return (
+        y - v
+    ) ** 2 + 1  # not 0 at y = v, so that a label that is empty and counted shows
 
 
 def assert_close(got, expected, rtol=RTOL):
@@ -203,11 +214,15 @@ def assert_close(got, expected, rtol=RTOL):
 def test_the_gradient_of_every_output(name):
     """∂y[t]/∂wₘ for all t: the recursion, the expanded sum, differences and the library agree."""
     w = Scalars()
-    ys, got = jax.jit(lambda w: (outputs(name, w, jnp.asarray(XS)), jacobian(name, w)))(w)
+    ys, got = jax.jit(lambda w: (outputs(name, w, jnp.asarray(XS)), jacobian(name, w)))(
+        w
+    )
     assert_close(ys, np.array(forward(name, w, XS)[2][1:]))
     assert (np.abs(got) > 1e-3).all()  # alive
     assert_close(got, by_recursion(name, w, XS))  # (1)
-    assert_close(got, np.array([sum(terms(name, w, XS, t)) for t in range(1, SIZE + 1)]))  # (2)
+    assert_close(
+        got, np.array([sum(terms(name, w, XS, t)) for t in range(1, SIZE + 1)])
+    )  # (2)
     # Its own error: 1e-10 of the third derivative, and rounding, 1e-16 / 1e-5.
     assert_close(got, by_differences(name, w, XS), rtol=1e-7)
 
@@ -220,7 +235,9 @@ def jacobian(name, w):
 def test_one_pass_back_serves_all_labels(name):
     """dR̂/dwₘ of a whole loss: the sum over the outputs' gradients, and (4)."""
     w = Scalars()
-    got = jax.jit(jax.grad(lambda w: jnp.sum(error(outputs(name, w, jnp.asarray(XS)), LABELS))))(w)
+    got = jax.jit(
+        jax.grad(lambda w: jnp.sum(error(outputs(name, w, jnp.asarray(XS)), LABELS)))
+    )(w)
     on_ys = 2 * (np.array(forward(name, w, XS)[2][1:]) - LABELS)
     assert_close(got.w_m, on_ys @ by_recursion(name, w, XS))
     dw_m, dh_0 = by_adjoint(name, w, XS, on_ys)
@@ -257,17 +274,25 @@ def test_empty_labels(kind, name):
         *([False, True] if t in possible else [False] for t in range(FEW))
     ):
         mask = np.array(there)
-        empty = np.where(mask, LABELS[:FEW], np.nan)  # what stands for an empty label is no number
+        empty = np.where(
+            mask, LABELS[:FEW], np.nan
+        )  # what stands for an empty label is no number
         loss, grad = loss_and_grad(w, jnp.asarray(empty), jnp.asarray(mask))
         assert_close(loss, np.sum(errors[mask] ** 2 + 1))
         # Operation by operation: within one program, and `a * mask` of jnp is one, XLA:CPU makes a
         # selection of a product with bools, which hides that NaN · 0 is NaN.
         with jax.disable_jit():
-            alone = masked_sum(error, jnp.asarray(ys), jnp.asarray(empty), jnp.asarray(mask))
+            alone = masked_sum(
+                error, jnp.asarray(ys), jnp.asarray(empty), jnp.asarray(mask)
+            )
         assert_close(alone, np.sum(errors[mask] ** 2 + 1))
-        assert_close(grad.w_m, np.sum(per_label[mask]), rtol=1e-9)  # a sum of both signs
+        assert_close(
+            grad.w_m, np.sum(per_label[mask]), rtol=1e-9
+        )  # a sum of both signs
         if not mask.any():
-            chex.assert_trees_all_equal((loss, grad), (0.0, Scalars(0.0, 0.0, 0.0, 0.0)))
+            chex.assert_trees_all_equal(
+                (loss, grad), (0.0, Scalars(0.0, 0.0, 0.0, 0.0))
+            )
 
 
 @each_activation
@@ -290,10 +315,15 @@ def over_lags(name, w_m):
     def of_state(state, xs):
         return jaxrnn.unroll(jaxrnn.make_elman(name), params, state, xs)[1][-1, 0]
 
-    return {i: of_state(state, jnp.asarray(np.resize(XS, (i, 1)))).h.item() for i in (1, 8, 40)}
+    return {
+        i: of_state(state, jnp.asarray(np.resize(XS, (i, 1)))).h.item()
+        for i in (1, 8, 40)
+    }
 
 
-@pytest.mark.parametrize(("name", "w_m", "slope"), [("logistic", 2.0, 0.25), ("tanh", 0.9, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "w_m", "slope"), [("logistic", 2.0, 0.25), ("tanh", 0.9, 1.0)]
+)
 def test_the_gradient_vanishes(name, w_m, slope):
     """Below (wₘ max ḟ)^i, strictly, since no z stays where the slope is greatest; but never 0."""
     for i, got in over_lags(name, w_m).items():
@@ -311,7 +341,9 @@ def test_truncation_leaves_the_recent_terms(name):
     """The second remedy: of y[T], with windows of k steps dividing T, the first k terms of (2)."""
     xs, w = XS[:6], Scalars()
     for k in (1, 2, 3, 6):
-        got = jax.jit(jax.grad(lambda w, k=k: outputs(name, w, jnp.asarray(xs), truncate=k)[-1]))(w)
+        got = jax.jit(
+            jax.grad(lambda w, k=k: outputs(name, w, jnp.asarray(xs), truncate=k)[-1])
+        )(w)
         assert_close(got.w_m, sum(terms(name, w, xs, 6)[:k]))
 
 

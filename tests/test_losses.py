@@ -40,7 +40,9 @@ def test_equals_the_sum_over_the_labels_that_are_there(axis):
 def test_without_any_label_the_loss_and_the_gradient_are_zero(reduction):
     logits, labels = problem()
     logits = logits.at[2].set(jnp.nan).at[3].set(jnp.inf)
-    of = jax.value_and_grad(lambda x: reduction(CROSS_ENTROPY, x, labels, jnp.zeros((5, 3), bool)))
+    of = jax.value_and_grad(
+        lambda x: reduction(CROSS_ENTROPY, x, labels, jnp.zeros((5, 3), bool))
+    )
     chex.assert_trees_all_equal(of(logits), (jnp.zeros(()), jnp.zeros_like(logits)))
 
 
@@ -56,7 +58,9 @@ def test_garbage_behind_an_empty_label_changes_nothing(loss):
         bad_labels = jnp.where(mask[..., None], labels, jnp.nan)
 
     def of(outputs, labels):
-        return jax.value_and_grad(lambda y: losses.masked_mean(loss, y, labels, mask))(outputs)
+        return jax.value_and_grad(lambda y: losses.masked_mean(loss, y, labels, mask))(
+            outputs
+        )
 
     # Not compiled: XLA would turn a product with the mask into a selection, and hide it.
     with jax.disable_jit():
@@ -72,7 +76,9 @@ def test_means_of_what_is_no_float32():
         return outputs == labels
 
     ids, mask = jnp.array([1, 2, 3, 4]), jnp.array([True, True, True, False])
-    assert losses.masked_mean(correct, ids, jnp.array([1, 2, 0, 4]), mask) == jnp.float32(2 / 3)
+    assert losses.masked_mean(
+        correct, ids, jnp.array([1, 2, 0, 4]), mask
+    ) == jnp.float32(2 / 3)
     many = jnp.ones(70_000, jnp.float16)
     mean = losses.masked_mean(optax.squared_error, many, 0 * many, many > 0)
     assert mean == 1 and mean.dtype == jnp.float16
@@ -91,9 +97,13 @@ def test_no_mask_means_every_label():
 @pytest.mark.usefixtures("as_users_see_it")
 def test_errors_name_the_rule_and_the_cure():
     logits, labels = problem()
-    with pytest.raises(TypeError, match=r"must be bool, but got int32. Compare: mask != 0"):
+    with pytest.raises(
+        TypeError, match=r"must be bool, but got int32. Compare: mask != 0"
+    ):
         losses.masked_sum(CROSS_ENTROPY, logits, labels, labels)
-    with pytest.raises(ValueError, match=r"leading axes .*but got \(3, 5\). Time comes first"):
+    with pytest.raises(
+        ValueError, match=r"leading axes .*but got \(3, 5\). Time comes first"
+    ):
         losses.masked_sum(CROSS_ENTROPY, logits, labels, jnp.ones((3, 5), bool))
     with pytest.raises(ValueError, match="one number per step"):
         losses.masked_sum(optax.squared_error, logits, logits, jnp.ones((5, 3), bool))

@@ -66,17 +66,23 @@ def test_sharded_batch_under_jit(kind, cell, options):
         return jax.device_put(tree, NamedSharding(mesh, spec))
 
     def of(params, state, xs, case, batched):
-        return loss(jaxrnn.unroll, cell, case, params, state, xs, chunk=3, **static, **batched)
+        return loss(
+            jaxrnn.unroll, cell, case, params, state, xs, chunk=3, **static, **batched
+        )
 
     with jax.set_mesh(mesh):
         args = [place(tree, spec) for tree, spec in zip(case[:3], SPECS, strict=True)]
         weights = case._replace(
             on_hs=place(case.on_hs, TIME_BATCH), on_last=place(case.on_last, P("data"))
         )
-        grads = jax.jit(jax.grad(of, (0, 1, 2)))(*args, weights, place(batched, TIME_BATCH))
+        grads = jax.jit(jax.grad(of, (0, 1, 2)))(
+            *args, weights, place(batched, TIME_BATCH)
+        )
     assert_close(grads, one_device(cell, case, options))
     if kind == AxisType.Explicit:
-        for grad, primal in zip(jax.tree.leaves(grads), jax.tree.leaves(args), strict=True):
+        for grad, primal in zip(
+            jax.tree.leaves(grads), jax.tree.leaves(args), strict=True
+        ):
             assert jax.typeof(grad).sharding.spec == jax.typeof(primal).sharding.spec
 
 
@@ -100,7 +106,9 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
             return loss(jaxrnn.unroll, cell, part, params, given, xs, chunk=3)
 
         dparams, dstate, dxs = jax.grad(of, (0, 1, 2))(params, state, xs)
-        if params_vary or not check_vma:  # otherwise the cast's transpose has summed them
+        if (
+            params_vary or not check_vma
+        ):  # otherwise the cast's transpose has summed them
             dparams = jax.lax.psum(dparams, "data")
         return dparams, dstate, dxs
 
@@ -127,9 +135,9 @@ def test_shard_map_with_options(cell, name):
     def shard(params, state, xs, on_hs, on_last, arrays):
         part = case._replace(on_hs=on_hs, on_last=on_last)
         options = static | arrays
-        return jax.grad(lambda *args: loss(jaxrnn.unroll, cell, part, *args, **options), (0, 1, 2))(
-            params, state, xs
-        )
+        return jax.grad(
+            lambda *args: loss(jaxrnn.unroll, cell, part, *args, **options), (0, 1, 2)
+        )(params, state, xs)
 
     mapped = jax.shard_map(
         shard,
@@ -149,7 +157,9 @@ def test_no_state_on_an_explicit_mesh(cell):
         xs = jax.device_put(case.xs, NamedSharding(mesh, TIME_BATCH))
         params = jax.device_put(case.params, NamedSharding(mesh, P()))
         last, hs = jax.jit(lambda p, x: jaxrnn.unroll(cell, p, None, x))(params, xs)
-        oracle = jax.jit(lambda p, x: jaxrnn.unroll_autodiff(cell, p, None, x))(params, xs)
+        oracle = jax.jit(lambda p, x: jaxrnn.unroll_autodiff(cell, p, None, x))(
+            params, xs
+        )
     expected = jaxrnn.unroll(cell, case.params, None, case.xs)
     assert_close((last, hs), expected)
     assert_close(oracle, expected)
@@ -162,7 +172,9 @@ def test_adjoints_on_a_mesh(kind, cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
     def of(params, state, xs):
-        return bptt.adjoints(lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, state, xs)[1]
+        return bptt.adjoints(
+            lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, state, xs
+        )[1]
 
     mesh = make_mesh(kind)
     with jax.set_mesh(mesh):
@@ -179,7 +191,9 @@ def test_adjoints_in_shard_map(cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
     def of(params, xs):
-        return bptt.adjoints(lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, None, xs)[1]
+        return bptt.adjoints(
+            lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, None, xs
+        )[1]
 
     mapped = jax.shard_map(
         of,
@@ -187,4 +201,6 @@ def test_adjoints_in_shard_map(cell):
         in_specs=(P(), TIME_BATCH),
         out_specs=TIME_BATCH,
     )
-    assert_close(jax.jit(mapped)(case.params, case.xs), jax.jit(of)(case.params, case.xs))
+    assert_close(
+        jax.jit(mapped)(case.params, case.xs), jax.jit(of)(case.params, case.xs)
+    )

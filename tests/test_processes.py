@@ -18,7 +18,9 @@ from tests.test_placement import BATCH, OPTIONS, SIZE, assert_close, one_device
 
 ROOT = Path(jaxrnn.__file__).parents[1]
 RANKS = 0, 1
-TIMEOUT = 300  # seconds: it takes half a minute alone, several times that beside other tests
+TIMEOUT = (
+    300  # seconds: it takes half a minute alone, several times that beside other tests
+)
 
 
 def start(port, rank, folder):
@@ -28,7 +30,15 @@ def start(port, rank, folder):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     with open(folder / f"log-{rank}", "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-W", "error", *program, str(port), str(rank), *map(str, files)],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                *program,
+                str(port),
+                str(rank),
+                *map(str, files),
+            ],
             cwd=ROOT,
             env=kept | {"JAX_PLATFORMS": "cpu", "no_proxy": "127.0.0.1"},
             stdout=log,
@@ -59,7 +69,9 @@ def run_both(problems, folder):
                 process.kill()
                 process.wait()
     if codes != [0, 0]:
-        logs = "\n".join((folder / f"log-{rank}").read_text(errors="replace") for rank in RANKS)
+        logs = "\n".join(
+            (folder / f"log-{rank}").read_text(errors="replace") for rank in RANKS
+        )
         pytest.fail(f"exit codes {codes}, None where it was ended from here:\n{logs}")
     return [pickle.loads((folder / f"gradients-{rank}").read_bytes()) for rank in RANKS]
 
@@ -86,5 +98,7 @@ def test_two_processes_get_the_gradients_of_one_device(tmp_path):
     for rank, got in zip(RANKS, run_both(problems, tmp_path), strict=True):
         assert len(got) == 2 * len(expected)
         for (way, *name), grads in got.items():
-            print(rank, way, *name)  # pytest shows which it was when the next line fails
+            print(
+                rank, way, *name
+            )  # pytest shows which it was when the next line fails
             assert_close(grads, part(expected[tuple(name)], rank))

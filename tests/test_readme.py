@@ -14,7 +14,11 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.usefixtures("as_users_see_it")
 def test_the_ten_lines_train():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("import")]
+    lines = [
+        line
+        for line in code.splitlines()
+        if line.strip() and not line.startswith("import")
+    ]
     assert len(lines) <= 10
     names: dict = {}
     exec(code, names)
@@ -27,7 +31,9 @@ def test_the_ten_lines_train():
 def test_what_is_named_is_there(folder):
     text = (ROOT / folder / "README.md").read_text()
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= set(targets)
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= set(
+        targets
+    )
     for path in re.findall(r"\]\(([^):]+)\)", text):
         assert (ROOT / folder / path.partition("#")[0]).exists(), path
     for module in re.findall(r"python -m ([a-z_.]+)", text):

@@ -33,7 +33,11 @@ def arguments(cell, inputs, hidden, batch, size):
 
     def make():
         params = cell.init(jax.random.key(0), inputs, hidden)
-        return params, cell.initial_state(params, (batch,)), jnp.zeros((size, batch, inputs))
+        return (
+            params,
+            cell.initial_state(params, (batch,)),
+            jnp.zeros((size, batch, inputs)),
+        )
 
     return jax.eval_shape(make)
 
@@ -57,7 +61,9 @@ def equations(jaxpr):
 
 
 def scans(jaxpr):
-    return [equation for equation in equations(jaxpr) if equation.primitive.name == "scan"]
+    return [
+        equation for equation in equations(jaxpr) if equation.primitive.name == "scan"
+    ]
 
 
 def body(scan):
@@ -114,7 +120,10 @@ def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
     leaves per step: the adjoints."""
     (back,) = (s for s in step_loops(traced(name, store, True)) if s.params["reverse"])
     assert set(carried(back)) == {(BATCH, HIDDEN)}
-    assert {v.aval.shape for v in back.outvars} == {(BATCH, HIDDEN), (CHUNK, BATCH, HIDDEN)}
+    assert {v.aval.shape for v in back.outvars} == {
+        (BATCH, HIDDEN),
+        (CHUNK, BATCH, HIDDEN),
+    }
 
     # The measure is fit to find one: JAX's own transpose of a scan does carry the weights' sums.
     autodiff = scans(traced(name, store, True, jaxrnn.unroll_autodiff))
@@ -132,7 +141,9 @@ def test_the_program_does_not_grow_with_the_sequence(name, store):
         params, _, xs = arguments(cell, INPUTS, HIDDEN, BATCH, size)
 
         def loss(params, xs):
-            return jaxrnn.unroll(cell, params, None, xs, store=store, chunk=CHUNK)[1].sum()
+            return jaxrnn.unroll(cell, params, None, xs, store=store, chunk=CHUNK)[
+                1
+            ].sum()
 
         return len(list(equations(jax.make_jaxpr(jax.grad(loss))(params, xs).jaxpr)))
 
@@ -168,7 +179,9 @@ def test_a_chunk_without_a_step_holds_no_product(name):
     [(64, 16, 0, 0), (800, 16, 0, 1), (1500, 16, 1, 1), (1500, 64, 0, 1)],
     ids=["small", "between", "large", "large, many rows"],
 )
-def test_matrices_are_stored_as_the_loops_multiply_fastest(hidden, batch, forward, back):
+def test_matrices_are_stored_as_the_loops_multiply_fastest(
+    hidden, batch, forward, back
+):
     """Which axis of the matrix the products in the loops over steps contract; see `for_loop`."""
     params, state, xs = arguments(jaxrnn.elman, INPUTS, hidden, batch, SIZE)
 
@@ -294,7 +307,11 @@ FLAX = {"lstm": 14, "gru": 11}
 
 
 def compiled_bytes(model, of):
-    return contest.compiled(model, of.xs, ("gradient",)).programs["gradient"].temporary_bytes
+    return (
+        contest.compiled(model, of.xs, ("gradient",))
+        .programs["gradient"]
+        .temporary_bytes
+    )
 
 
 @pytest.mark.parametrize("shape", [s for s in problem.GRID if s.T >= 128], ids=str)
@@ -310,7 +327,9 @@ def test_default_memory_is_a_third_of_flax(name, shape):
 def test_boundaries_take_less_than_checkpointed_steps(name, shape):
     of = problem.make(name, shape)
     rival = peers.MODELS["checkpoint"](of)
-    assert compiled_bytes(ours.model(of, store="boundaries"), of) < compiled_bytes(rival, of)
+    assert compiled_bytes(ours.model(of, store="boundaries"), of) < compiled_bytes(
+        rival, of
+    )
 
 
 @each_cell
@@ -343,7 +362,9 @@ def test_a_cell_made_inside_is_no_new_cell():
         _, hs = jaxrnn.unroll(cell, params, None, xs)
         return jaxrnn.unroll(jaxrnn.make_elman("relu"), params, None, hs)[1].sum()
 
-    run = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1), argnums=1), static_argnums=0)
+    run = jax.jit(
+        jax.grad(chex.assert_max_traces(loss, n=1), argnums=1), static_argnums=0
+    )
     params = jaxrnn.make_elman("relu").init(jax.random.key(0), 2, 2)
     for _ in range(3):
         run(jaxrnn.make_elman("relu"), params, jnp.ones((4, 2)))
@@ -359,7 +380,10 @@ assert len(jax.devices()) == 2, jax.devices()
 """
     root = Path(jaxrnn.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=root,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -375,7 +399,13 @@ def windowed_bytes(size, windows=None, outputs=1, **options):
     params, state, xs = arguments(jaxrnn.lstm, 64, 64, 1, size)
     params = params, jax.ShapeDtypeStruct((64, outputs), jnp.float32)
     fn = jaxrnn.checkpointed_value_and_grad(loss_fn, windows=windows)
-    return jax.jit(fn).lower(params, state, xs).compile().memory_analysis().temp_size_in_bytes
+    return (
+        jax.jit(fn)
+        .lower(params, state, xs)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 @pytest.mark.parametrize("size", [10**6, 10**6 + 3])
@@ -390,7 +420,11 @@ def test_checkpoints_take_the_root_of_the_length():
     one = windowed_bytes(2**14, (2**7,))
     assert windowed_bytes(2**16, (2**8,)) < 2.5 * one
     two = windowed_bytes(2**15, (2**10, 2**5))
-    assert windowed_bytes(2**18, (2**12, 2**6)) < 2.5 * two < windowed_bytes(2**18, (2**9,))
+    assert (
+        windowed_bytes(2**18, (2**12, 2**6))
+        < 2.5 * two
+        < windowed_bytes(2**18, (2**9,))
+    )
 
 
 def test_outputs_never_stand_there_for_all_steps():

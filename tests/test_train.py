@@ -26,7 +26,10 @@ def test_equals_optax_by_hand_with_the_state_carried():
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     # Once: the carried state has the type of the first one.
     step = train.make_step(once(value_and_grad), OPTIMIZER)
-    learner, state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
+    learner, state = (
+        train.init_learner(copied(CASE.params), OPTIMIZER),
+        copied(CASE.state),
+    )
     params, opt_state, carried = CASE.params, OPTIMIZER.init(CASE.params), CASE.state
     for _ in range(3):
         learner, state, metrics = step(learner, state, batch)
@@ -35,7 +38,9 @@ def test_equals_optax_by_hand_with_the_state_carried():
         params = optax.apply_updates(params, updates)
         norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
         chex.assert_trees_all_close(metrics, train.Metrics(loss, norm), rtol=1e-5)
-        assert norm > 0.1  # clipping was at work, and the metrics give the norm before it
+        assert (
+            norm > 0.1
+        )  # clipping was at work, and the metrics give the norm before it
     expected = train.Learner(params, opt_state)
     chex.assert_trees_all_close(learner, expected, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(state, carried, rtol=1e-5, atol=1e-6)
@@ -58,8 +63,14 @@ def test_updates_inside_a_sequence_are_steps_over_its_windows(window):
     """With a ragged last window; and the state goes on from call to call."""
     step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
     many = train.truncated_train_step(loss_fn, OPTIMIZER, window)
-    learner, state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
-    got, got_state = train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state)
+    learner, state = (
+        train.init_learner(copied(CASE.params), OPTIMIZER),
+        copied(CASE.state),
+    )
+    got, got_state = (
+        train.init_learner(copied(CASE.params), OPTIMIZER),
+        copied(CASE.state),
+    )
     for _ in range(2):
         metrics = []
         for start in range(0, 6, window):
@@ -70,7 +81,9 @@ def test_updates_inside_a_sequence_are_steps_over_its_windows(window):
         expected = jax.tree.map(lambda *m: jnp.stack(m), *metrics)
         chex.assert_trees_all_close(got_metrics, expected, rtol=1e-5, atol=1e-6)
         assert metrics[0].grad_norm > 0.1  # clipping was at work
-    chex.assert_trees_all_close((got, got_state), (learner, state), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        (got, got_state), (learner, state), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_updates_with_losses_sent_back_further_than_a_window():
@@ -92,7 +105,9 @@ def test_updates_with_losses_sent_back_further_than_a_window():
         segment = tuple(a[begin:end] for a in batch)
         fn = loss_fn if end == 1 else newest
         start = states[begin]
-        (loss, after), grads = jax.value_and_grad(fn, has_aux=True)(params, start, segment)
+        (loss, after), grads = jax.value_and_grad(fn, has_aux=True)(
+            params, start, segment
+        )
         # The state that the present parameters made is the one to start from later.
         states[begin + 1 :] = [after] if end == 1 else list(after)
         updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
@@ -112,7 +127,9 @@ def test_a_window_that_is_not_finite_moves_nothing():
     learner, state, metrics = many(learner, copied(CASE.state), (xs, on_hs))
     assert jnp.isfinite(metrics.loss).tolist() == [True, False, True]
     without = tuple(jnp.concatenate([a[:2], a[4:]]) for a in (CASE.xs, CASE.on_hs))
-    expected = many(train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state), without)
+    expected = many(
+        train.init_learner(copied(CASE.params), OPTIMIZER), copied(CASE.state), without
+    )
     chex.assert_trees_all_close((learner, state), expected[:2], rtol=1e-5, atol=1e-6)
 
 
@@ -130,7 +147,8 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
 def test_a_finite_loss_with_a_gradient_that_is_not():
     """√p at p = 0: the loss is 0, its derivative is infinite."""
     step = train.make_step(
-        jax.value_and_grad(lambda p, s, b: (jnp.sqrt(p).sum(), s), has_aux=True), OPTIMIZER
+        jax.value_and_grad(lambda p, s, b: (jnp.sqrt(p).sum(), s), has_aux=True),
+        OPTIMIZER,
     )
     learner = train.init_learner(jnp.zeros(2), OPTIMIZER)
     learner, _, metrics = step(learner, None, None)
@@ -141,7 +159,9 @@ def test_a_finite_loss_with_a_gradient_that_is_not():
 def test_a_state_that_is_not_the_loss_function_s():
     step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
     learner = train.init_learner(copied(CASE.params), OPTIMIZER)
-    with pytest.raises(TypeError, match=r"`state` must be a LSTMState.*`loss_fn` returns it.*None"):
+    with pytest.raises(
+        TypeError, match=r"`state` must be a LSTMState.*`loss_fn` returns it.*None"
+    ):
         step(learner, None, (CASE.xs, CASE.on_hs))
 
 

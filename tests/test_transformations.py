@@ -64,7 +64,9 @@ def in_a_while_loop(of):
 
 def in_a_cond(of):
     def either(params, state, xs):
-        return lax.cond(jnp.sum(xs) > 0, of, lambda *args: 2 * of(*args), params, state, xs)
+        return lax.cond(
+            jnp.sum(xs) > 0, of, lambda *args: 2 * of(*args), params, state, xs
+        )
 
     return jax.grad(either, (0, 1, 2))
 
@@ -75,7 +77,9 @@ TRANSFORMS = {
     ),
     "hessian by the state": lambda of: jax.hessian(of, argnums=1),
     "grad of grad": lambda of: jax.grad(
-        lambda *args: sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(jax.grad(of)(*args))),
+        lambda *args: sum(
+            jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(jax.grad(of)(*args))
+        ),
         (0, 1, 2),
     ),
     "checkpoint": lambda of: jax.grad(jax.checkpoint(of), (0, 1, 2)),
@@ -107,7 +111,9 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
     case = small(cell, jnp.float32)
 
     def of(params, xs, mask, gamma):
-        _, hs = jaxrnn.unroll(cell, params, None, xs, mask=mask, truncate=4, gamma=gamma)
+        _, hs = jaxrnn.unroll(
+            cell, params, None, xs, mask=mask, truncate=4, gamma=gamma
+        )
         return jnp.sum(jnp.sin(hs))
 
     size, batch = export.symbolic_shape("T, B")
@@ -136,7 +142,9 @@ def test_a_chunk_of_symbolic_sizes_is_refused():
     (size,) = export.symbolic_shape("T")
     xs = jax.ShapeDtypeStruct((size, 2, 2), jnp.float32)
     with pytest.raises(ValueError, match="`chunk` must be None where T"):
-        jax.eval_shape(lambda x: jaxrnn.unroll(jaxrnn.lstm, case.params, None, x, chunk=2), xs)
+        jax.eval_shape(
+            lambda x: jaxrnn.unroll(jaxrnn.lstm, case.params, None, x, chunk=2), xs
+        )
 
 
 @pytest.mark.parametrize("store", ["states", "residuals", "boundaries"])
@@ -157,7 +165,9 @@ def test_mixed_precision(cell, store):
         # walk, and 30 steps carry them on.
         assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(b)
         assert a @ b > 0.999 * np.linalg.norm(a) * np.linalg.norm(b)
-    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (got, exact)), strict=True))
+    assert any(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (got, exact)), strict=True)
+    )
 
 
 @each_cell
@@ -166,7 +176,9 @@ def test_mixed_precision_is_of_the_products_alone(cell):
     text = str(
         jax.make_jaxpr(
             jax.grad(
-                lambda p: loss(jaxrnn.unroll, cell, case, p, *case[1:3], compute_dtype=jnp.bfloat16)
+                lambda p: loss(
+                    jaxrnn.unroll, cell, case, p, *case[1:3], compute_dtype=jnp.bfloat16
+                )
             )
         )(case.params)
     )

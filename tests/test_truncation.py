@@ -30,9 +30,14 @@ def test_windows_have_the_mean_length(exponent):
     error = lengths.std() / math.sqrt(len(lengths))
     assert abs(lengths.mean() - mean) < 4 * error < 0.2
     since = (
-        np.arange(size)[1:] - np.maximum.accumulate(np.where(gamma == 0, np.arange(size), 0))[:-1]
+        np.arange(size)[1:]
+        - np.maximum.accumulate(np.where(gamma == 0, np.arange(size), 0))[:-1]
     )
-    chance = 1 / mean if exponent is None else (exponent - 1) / ((exponent - 2) * mean + since)
+    chance = (
+        1 / mean
+        if exponent is None
+        else (exponent - 1) / ((exponent - 2) * mean + since)
+    )
     expected = np.where(gamma[1:] == 0, 0, 1 / (1 - chance))
     np.testing.assert_allclose(gamma[1:], expected, rtol=1e-5)
 
@@ -84,16 +89,22 @@ def test_the_mean_over_draws_is_the_exact_gradient(cell, exponent):
 
     def drawn(key):
         return gradient(
-            gamma=jaxrnn.randomized_truncation(key, size, float(window), exponent=exponent)
+            gamma=jaxrnn.randomized_truncation(
+                key, size, float(window), exponent=exponent
+            )
         )
 
     exact, truncated = gradient(), gradient(truncate=window)
     samples = jax.jit(jax.vmap(drawn))(jax.random.split(jax.random.key(2), draws))
     error = samples.std(0) / math.sqrt(draws)
     scores = (samples.mean(0) - exact) / error
-    assert jnp.abs(scores).max() < 4.5  # of 30 to 70 numbers, each beyond 4.5 once in 150,000
+    assert (
+        jnp.abs(scores).max() < 4.5
+    )  # of 30 to 70 numbers, each beyond 4.5 once in 150,000
     assert jnp.linalg.norm(truncated - exact) > 0.1 * jnp.linalg.norm(exact)
-    assert jnp.abs((truncated - exact) / error).max() > 20  # the test would see such a bias
+    assert (
+        jnp.abs((truncated - exact) / error).max() > 20
+    )  # the test would see such a bias
 
 
 BAD_DRAWS = {
@@ -105,11 +116,15 @@ BAD_DRAWS = {
 
 
 @pytest.mark.usefixtures("as_users_see_it")
-@pytest.mark.parametrize(("arguments", "error", "words"), BAD_DRAWS.values(), ids=BAD_DRAWS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"), BAD_DRAWS.values(), ids=BAD_DRAWS
+)
 def test_bad_arguments_of_draws(arguments, error, words):
     with pytest.raises(error, match=words):
         jaxrnn.randomized_truncation(jax.random.key(0), *arguments)
-    with pytest.raises(ValueError, match="`exponent` must be a number above 2, but got 2"):
+    with pytest.raises(
+        ValueError, match="`exponent` must be a number above 2, but got 2"
+    ):
         jaxrnn.randomized_truncation(jax.random.key(0), 3, 2.0, exponent=2)
 
 
@@ -185,7 +200,10 @@ def test_gamma_is_not_rounded_to_bfloat16():
     for unroll in (jaxrnn.unroll, jaxrnn.unroll_autodiff):
 
         def loss(state, unroll=unroll):
-            return 200 * unroll(LINEAR, params, state, xs, gamma=jnp.array([1.003]))[0].h.sum()
+            return (
+                200
+                * unroll(LINEAR, params, state, xs, gamma=jnp.array([1.003]))[0].h.sum()
+            )
 
         assert jax.grad(loss)(state).h == 201
 
@@ -200,11 +218,19 @@ def test_an_adjoint_that_vanishes_altogether():
 def test_bad_arguments_of_the_measurement():
     with pytest.raises(ValueError, match="`bias` must be between 0 and 1, but got 1"):
         jaxrnn.adaptive_truncation(summed(LINEAR), 1)
-    with pytest.raises(ValueError, match="`batch` must have 4 steps at least, but got R = 3"):
+    with pytest.raises(
+        ValueError, match="`batch` must have 4 steps at least, but got R = 3"
+    ):
         jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(*linear(0.5, 3))
-    with pytest.raises(ValueError, match=r"the last step of `batch` has no gradient. Has it a lab"):
-        unlabelled = jaxrnn.adaptive_truncation(lambda p, s, xs: (0.0 * jnp.sum(xs), s), 0.5)
+    with pytest.raises(
+        ValueError, match=r"the last step of `batch` has no gradient. Has it a lab"
+    ):
+        unlabelled = jaxrnn.adaptive_truncation(
+            lambda p, s, xs: (0.0 * jnp.sum(xs), s), 0.5
+        )
         unlabelled(*linear(0.5, 9))
-    with pytest.raises(TypeError, match=r"`state` must be a ElmanState.*as `loss_fn` returns it"):
+    with pytest.raises(
+        TypeError, match=r"`state` must be a ElmanState.*as `loss_fn` returns it"
+    ):
         params, _, xs = linear(0.5, 9)
         jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(params, None, xs)

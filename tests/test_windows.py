@@ -32,7 +32,9 @@ def test_equals_truncation_inside_unroll(cell, window):
     batch = (case.xs, case.on_hs)
 
     def truncated(params):
-        last, hs = jaxrnn.unroll_autodiff(cell, params, case.state, case.xs, truncate=window)
+        last, hs = jaxrnn.unroll_autodiff(
+            cell, params, case.state, case.xs, truncate=window
+        )
         return jnp.sum(case.on_hs * jnp.sin(hs)), last
 
     expected = jax.jit(jax.value_and_grad(truncated, has_aux=True))(case.params)
@@ -46,7 +48,8 @@ def test_equals_truncation_inside_unroll(cell, window):
     "size", [12, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 5))]
 )
 @pytest.mark.parametrize(
-    ("window", "backprop"), [(1, 1), (1, 4), (3, 3), (3, 4), (3, 6), (3, 8), (2, 5), (3, 99)]
+    ("window", "backprop"),
+    [(1, 1), (1, 4), (3, 3), (3, 4), (3, 6), (3, 8), (2, 5), (3, 99)],
 )
 def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
     """Σ_w Σ_{t in w} Σ_{a_w ≤ r ≤ t} g[t] J[t] … J[r+1] M[r], with J and M as matrices."""
@@ -73,7 +76,9 @@ def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
             adjoint = adjoint @ by_state
     fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(cell), window, backprop))
     (loss, last), grads = fn(case.params, case.state, (case.xs, case.on_hs))
-    chex.assert_trees_all_close(ravel_pytree(grads)[0], expected, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(
+        ravel_pytree(grads)[0], expected, rtol=1e-10, atol=1e-12
+    )
     chex.assert_trees_all_close(last.h, states[-1], rtol=1e-10)
     hs = jnp.stack(states[1:])
     chex.assert_trees_all_close(loss, jnp.sum(case.on_hs * jnp.sin(hs)), rtol=1e-10)
@@ -83,7 +88,10 @@ def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
 @pytest.mark.parametrize(
     ("name", "levels"),
     [
-        *(("lstm", levels) for levels in (None, (1,), (3,), (SIZE,), (4, 2), (6, 4, 3))),
+        *(
+            ("lstm", levels)
+            for levels in (None, (1,), (3,), (SIZE,), (4, 2), (6, 4, 3))
+        ),
         *((name, levels) for name in ("elman", "gru") for levels in (None, (4, 2))),
     ],
     ids=str,
@@ -92,7 +100,8 @@ def test_checkpoints_change_nothing(name, levels):
     cell = CELLS[name]
     case = problem(cell, SIZE)
     plain = jax.value_and_grad(
-        lambda params: (jnp.sum(case.on_hs * jnp.sin(out(params)[1])), out(params)[0]), has_aux=True
+        lambda params: (jnp.sum(case.on_hs * jnp.sin(out(params)[1])), out(params)[0]),
+        has_aux=True,
     )
 
     def out(params):
@@ -100,14 +109,18 @@ def test_checkpoints_change_nothing(name, levels):
 
     fn = jaxrnn.checkpointed_value_and_grad(make_loss(cell), windows=levels)
     got = jax.jit(fn)(case.params, case.state, (case.xs, case.on_hs))
-    chex.assert_trees_all_close(got, jax.jit(plain)(case.params), rtol=1e-12, atol=1e-13)
+    chex.assert_trees_all_close(
+        got, jax.jit(plain)(case.params), rtol=1e-12, atol=1e-13
+    )
 
 
 EVERY_FORM = {
     "truncated": lambda loss_fn: jaxrnn.truncated_value_and_grad(loss_fn, 2),
     "overlapping": lambda loss_fn: jaxrnn.truncated_value_and_grad(loss_fn, 2, 3),
     "checkpointed": lambda loss_fn: jaxrnn.checkpointed_value_and_grad(loss_fn, 2),
-    "nested": lambda loss_fn: jaxrnn.checkpointed_value_and_grad(loss_fn, windows=(4, 2)),
+    "nested": lambda loss_fn: jaxrnn.checkpointed_value_and_grad(
+        loss_fn, windows=(4, 2)
+    ),
 }
 every_form = pytest.mark.parametrize("form", EVERY_FORM.values(), ids=EVERY_FORM)
 
@@ -120,7 +133,9 @@ def test_the_state_continues_the_next_call():
     batch = (case.xs, case.on_hs)
     fn = jax.jit(jaxrnn.truncated_value_and_grad(make_loss(cell), 2))
     (loss, last), grads = fn(case.params, case.state, batch)
-    (first_loss, state), first = fn(case.params, case.state, tuple(a[:cut] for a in batch))
+    (first_loss, state), first = fn(
+        case.params, case.state, tuple(a[:cut] for a in batch)
+    )
     (more_loss, state), more = fn(case.params, state, tuple(a[cut:] for a in batch))
     got = first_loss + more_loss, state, jax.tree.map(jnp.add, first, more)
     chex.assert_trees_all_close(got, (loss, last, grads), rtol=1e-12, atol=1e-13)
@@ -238,12 +253,16 @@ def test_parameters_that_vary_over_a_mesh(form):
 def test_a_state_that_is_not_the_loss_function_s(form):
     fn = form(make_loss(jaxrnn.gru))
     case = problem(jaxrnn.gru, SIZE, dtype=jnp.float32)
-    with pytest.raises(TypeError, match=r"`state` must be a GRUState.*`loss_fn` returns it.*None"):
+    with pytest.raises(
+        TypeError, match=r"`state` must be a GRUState.*`loss_fn` returns it.*None"
+    ):
         fn(case.params, None, (case.xs, case.on_hs))
 
 
 @pytest.mark.usefixtures("as_users_see_it")
-@pytest.mark.parametrize(("window", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError)])
+@pytest.mark.parametrize(
+    ("window", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError)]
+)
 def test_a_window_that_is_no_window(window, error):
     with pytest.raises(error, match="`window` must be an integer"):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), window)
@@ -253,30 +272,52 @@ def test_a_window_that_is_no_window(window, error):
 @pytest.mark.parametrize("losses", [jnp.ones(3), 1])
 def test_a_loss_that_is_no_number(form, losses):
     fn = form(lambda params, state, xs: (losses, state))
-    with pytest.raises(TypeError, match="`loss_fn` must return a loss that is one floating number"):
+    with pytest.raises(
+        TypeError, match="`loss_fn` must return a loss that is one floating number"
+    ):
         fn(jnp.ones(()), None, jnp.ones(5))
 
 
 @every_form
 def test_a_window_that_is_longer_than_the_sequence(form):
     fn = form(make_loss(jaxrnn.lstm))
-    with pytest.raises(ValueError, match=r"`windows?(\[0\])?` must be at most T, but got [24]"):
+    with pytest.raises(
+        ValueError, match=r"`windows?(\[0\])?` must be at most T, but got [24]"
+    ):
         fn(None, None, (jnp.ones((1, 4)), jnp.ones((1, 5))))
 
 
 BAD_WINDOWS = {
-    "a number": ({"windows": 100}, TypeError, "`windows` must be a tuple of integers, but got 100"),
-    "several": ({"window": (9, 3)}, TypeError, r"but got \(9, 3\): give `windows` several"),
+    "a number": (
+        {"windows": 100},
+        TypeError,
+        "`windows` must be a tuple of integers, but got 100",
+    ),
+    "several": (
+        {"window": (9, 3)},
+        TypeError,
+        r"but got \(9, 3\): give `windows` several",
+    ),
     "none": ({"windows": ()}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(\)"),
     "growing": ({"windows": (2, 3)}, ValueError, r"K₁ ≥ K₂ ≥ …, but got \(2, 3\)"),
-    "zero": ({"windows": (2, 0)}, ValueError, r"`windows\[1\]` must be an integer ≥ 1, but got 0"),
+    "zero": (
+        {"windows": (2, 0)},
+        ValueError,
+        r"`windows\[1\]` must be an integer ≥ 1, but got 0",
+    ),
     "a float": ({"window": 2.5}, TypeError, "`window` must be an integer, but got 2.5"),
-    "two answers": ({"window": 2, "windows": (2,)}, ValueError, "either `window` or `windows` mus"),
+    "two answers": (
+        {"window": 2, "windows": (2,)},
+        ValueError,
+        "either `window` or `windows` mus",
+    ),
 }
 
 
 @pytest.mark.usefixtures("as_users_see_it")
-@pytest.mark.parametrize(("arguments", "error", "words"), BAD_WINDOWS.values(), ids=BAD_WINDOWS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"), BAD_WINDOWS.values(), ids=BAD_WINDOWS
+)
 def test_windows_that_are_no_windows(arguments, error, words):
     with pytest.raises(error, match=words):
         jaxrnn.checkpointed_value_and_grad(make_loss(jaxrnn.lstm), **arguments)
@@ -284,14 +325,18 @@ def test_windows_that_are_no_windows(arguments, error, words):
 
 @pytest.mark.usefixtures("as_users_see_it")
 def test_a_way_back_that_is_shorter_than_a_window():
-    with pytest.raises(ValueError, match="`backprop` must be at least `window`, 5, but got 4"):
+    with pytest.raises(
+        ValueError, match="`backprop` must be at least `window`, 5, but got 4"
+    ):
         jaxrnn.truncated_value_and_grad(make_loss(jaxrnn.lstm), 5, 4)
 
 
 @every_form
 def test_a_batch_that_disagrees_on_time(form):
     fn = form(make_loss(jaxrnn.lstm))
-    with pytest.raises(ValueError, match=r"`batch` must have the same first axis.*\[0\]': 5"):
+    with pytest.raises(
+        ValueError, match=r"`batch` must have the same first axis.*\[0\]': 5"
+    ):
         fn(None, None, (jnp.ones((5, 1)), jnp.ones((4, 1))))
     with pytest.raises(ValueError, match="there are no leaves"):
         fn(None, None, ())

@@ -33,7 +33,11 @@ def main(port, rank, problems, gradients):
         coordinator_bind_address=address,
         cluster_detection_method="deactivate",  # whatever scheduler this may run under
     )
-    assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 1, 2)
+    assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (
+        2,
+        1,
+        2,
+    )
     got = {
         (way.__name__, *name): here(way(*given))
         for name, given in pickle.loads(Path(problems).read_bytes()).items()
@@ -50,7 +54,9 @@ def under_jit(*given):
 def under_shard_map(*given):
     args, of, shardings = on_mesh(*given)
     mesh = shardings[0].mesh
-    return jax.jit(jax.shard_map(of, mesh=mesh, in_specs=SPECS, out_specs=SPECS[:3]))(*args)
+    return jax.jit(jax.shard_map(of, mesh=mesh, in_specs=SPECS, out_specs=SPECS[:3]))(
+        *args
+    )
 
 
 def on_mesh(cell, case, arrays, static):
@@ -58,7 +64,9 @@ def on_mesh(cell, case, arrays, static):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     shardings = [NamedSharding(mesh, spec) for spec in SPECS]
     args = [
-        jax.tree.map(lambda a, s=s: jax.make_array_from_callback(a.shape, s, a.__getitem__), tree)
+        jax.tree.map(
+            lambda a, s=s: jax.make_array_from_callback(a.shape, s, a.__getitem__), tree
+        )
         for tree, s in zip((*case, arrays), shardings, strict=True)
     ]
 
@@ -66,7 +74,8 @@ def on_mesh(cell, case, arrays, static):
         part = case._replace(on_hs=on_hs, on_last=on_last)
         options = {"chunk": 3, **static, **arrays}
         return jax.grad(
-            lambda *args: loss(jaxrnn.unroll, CELLS[cell], part, *args, **options), (0, 1, 2)
+            lambda *args: loss(jaxrnn.unroll, CELLS[cell], part, *args, **options),
+            (0, 1, 2),
         )(params, state, xs)
 
     return args, of, shardings

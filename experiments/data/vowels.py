@@ -63,7 +63,9 @@ def load_vowels(path: str = "") -> Classification:
         arrays = _pad(_read(train_path), _read(test_path))
     else:
         arrays = fetch.load(JAPANESE_VOWELS)
-    train = Sequences(arrays["train_xs"], arrays["train_lengths"], arrays["train_labels"])
+    train = Sequences(
+        arrays["train_xs"], arrays["train_lengths"], arrays["train_labels"]
+    )
     test = Sequences(arrays["test_xs"], arrays["test_lengths"], arrays["test_labels"])
     classes = tuple(str(name) for name in arrays["classes"])
     extent = f"{len(train.labels)} series to train on, {len(test.labels)} to test with"
@@ -75,7 +77,9 @@ def _find(path: Path) -> tuple[Path, Path]:
     trains = sorted(path.glob("*_TRAIN.ts")) if path.is_dir() else [path]
     if len(trains) > 1:
         names = ", ".join(train.name for train in trains)
-        raise ValueError(f"{path} must hold one `*_TRAIN.ts`, but has {names}. Give one's path.")
+        raise ValueError(
+            f"{path} must hold one `*_TRAIN.ts`, but has {names}. Give one's path."
+        )
     if not trains or not trains[0].is_file():
         raise FileNotFoundError(f"no `*_TRAIN.ts` at {path}")
     (train,) = trains
@@ -96,16 +100,22 @@ def _parse(content: bytes, name: str) -> _Series:
     # Comments are in whatever encoding; all the rest is ASCII, or is refused below.
     numbered = enumerate(content.decode(errors="replace").splitlines(), start=1)
     stripped = ((f"{name}, line {number}", line.strip()) for number, line in numbered)
-    lines = ((where, line) for where, line in stripped if line and not line.startswith("#"))
+    lines = (
+        (where, line) for where, line in stripped if line and not line.startswith("#")
+    )
     classes, channels = _parse_header(name, lines)
     series, labels = [], []
     for where, line in lines:  # goes on where the header ended
         *columns, label = line.split(":")
         channels = channels or max(1, len(columns))
         if len(columns) != channels:
-            raise ValueError(f"{where}: must have {channels} channels, but got {len(columns)}")
+            raise ValueError(
+                f"{where}: must have {channels} channels, but got {len(columns)}"
+            )
         if label.strip() not in classes:
-            raise ValueError(f"{where}: the label must be one of {classes}, but got {label!r}")
+            raise ValueError(
+                f"{where}: the label must be one of {classes}, but got {label!r}"
+            )
         series.append(_parse_channels(where, columns))
         labels.append(classes.index(label.strip()))
     if not series:
@@ -113,7 +123,9 @@ def _parse(content: bytes, name: str) -> _Series:
     return _Series(series, labels, classes)
 
 
-def _parse_header(name: str, lines: Iterator[tuple[str, str]]) -> tuple[tuple[str, ...], int]:
+def _parse_header(
+    name: str, lines: Iterator[tuple[str, str]]
+) -> tuple[tuple[str, ...], int]:
     """The classes, and the number of channels, which is 0 if the header does not say."""
     classes: tuple[str, ...] = ()
     channels = 0
@@ -124,21 +136,30 @@ def _parse_header(name: str, lines: Iterator[tuple[str, str]]) -> tuple[tuple[st
             case ["@data"] if classes:
                 return classes, channels
             case ["@data"]:
-                raise ValueError(f"{where}: `@classLabel true` must come before it, with the names")
-            case ["@classlabel", "true", *names] if names and len({*names}) == len(names):
+                raise ValueError(
+                    f"{where}: `@classLabel true` must come before it, with the names"
+                )
+            case ["@classlabel", "true", *names] if names and len({*names}) == len(
+                names
+            ):
                 classes = tuple(names)
             case ["@dimensions", count] if count.isdecimal() and int(count) > 0:
                 channels = int(count)
             case [("@timestamps" | "@missing"), "false"]:
                 pass
-            case [("@data" | "@classlabel" | "@dimensions" | "@timestamps" | "@missing"), *_]:
+            case [
+                ("@data" | "@classlabel" | "@dimensions" | "@timestamps" | "@missing"),
+                *_,
+            ]:
                 raise ValueError(
                     f"{where}: must read `@data`, `@classLabel true` with distinct names, "
                     f"`@dimensions` with a number, `@timeStamps false` or `@missing false`, but "
                     f"got `{line}`"
                 )
             case _ if not key.startswith("@"):
-                raise ValueError(f"{where}: a header line must start with `@`, but got `{line}`")
+                raise ValueError(
+                    f"{where}: a header line must start with `@`, but got `{line}`"
+                )
     raise ValueError(f"{name} must have a line `@data`, but has none")
 
 
@@ -149,7 +170,9 @@ def _parse_channels(where: str, columns: list[str]) -> np.ndarray:
         raise ValueError(f"{where}: {error}") from None
     lengths = sorted({len(column) for column in values})
     if len(lengths) > 1:
-        raise ValueError(f"{where}: channels must be of the same length, but got {lengths}")
+        raise ValueError(
+            f"{where}: channels must be of the same length, but got {lengths}"
+        )
     with np.errstate(over="ignore"):  # it is refused just below
         xs = np.array(values).T.astype(np.float32)
     if not np.isfinite(xs).all():
@@ -182,7 +205,9 @@ def _pad(train: _Series, test: _Series) -> fetch.Arrays:
 
 def _convert(members: list[bytes]) -> fetch.Arrays:
     train, test = members
-    return _pad(_parse(train, "JapaneseVowels_TRAIN.ts"), _parse(test, "JapaneseVowels_TEST.ts"))
+    return _pad(
+        _parse(train, "JapaneseVowels_TRAIN.ts"), _parse(test, "JapaneseVowels_TEST.ts")
+    )
 
 
 JAPANESE_VOWELS = fetch.Archive(

@@ -123,7 +123,9 @@ def for_loop(params: Any, rows: Any) -> Any:
 
 def matrices_in(params: Any, dtype: DTypeLike | None) -> Any:
     """The parameters with every matrix in `dtype`, vectors as they are; as they are for None."""
-    return jax.tree.map(lambda p: p.astype(dtype) if p.ndim == 2 and dtype else p, params)
+    return jax.tree.map(
+        lambda p: p.astype(dtype) if p.ndim == 2 and dtype else p, params
+    )
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
@@ -131,7 +133,9 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"] | Transposed) -> Float[Array, "*N M"]:
+def matmul(
+    a: Float[Array, "*N K"], w: Float[Array, "K M"] | Transposed
+) -> Float[Array, "*N M"]:
     """`a @ w` in the dtype of `a`: multiplied in that of `w`, accumulated in float32 or wider.
 
     So the dtype of the matrices is that of the products: the engine casts them, and nothing else,
@@ -213,7 +217,9 @@ def input_weights(
     2010, eq. 16). Per gate, since each gate is a layer of its own: over the packed `[I, G]` the
     bound would shrink with the number of gates.
     """
-    return _per_gate(initializers.glorot_uniform(), key, (input_size, hidden_size), gates, dtype)
+    return _per_gate(
+        initializers.glorot_uniform(), key, (input_size, hidden_size), gates, dtype
+    )
 
 
 def recurrent_weights(
@@ -224,12 +230,16 @@ def recurrent_weights(
     All singular values are 1, so at the start the product of Wₘ over many steps neither explodes
     nor vanishes by itself (Saxe, McClelland & Ganguli, 2014, section 3).
     """
-    return _per_gate(initializers.orthogonal(), key, (hidden_size, hidden_size), gates, dtype)
+    return _per_gate(
+        initializers.orthogonal(), key, (hidden_size, hidden_size), gates, dtype
+    )
 
 
 def _per_gate(initializer, key, shape, gates, dtype) -> Array:
     if min(shape) < 1:
-        raise ValueError(f"sizes must be at least 1, but got input and hidden size {shape}.")
+        raise ValueError(
+            f"sizes must be at least 1, but got input and hidden size {shape}."
+        )
     # Drawn in float32 or wider: there is no QR decomposition in bfloat16.
     keys = jax.random.split(key, gates)
     matrices = [initializer(k, shape, wide(dtype)) for k in keys]

@@ -85,7 +85,9 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
                 f"functions of the pre-activation, but got {activation!r}."
             )
     elif not (
-        isinstance(activation, tuple) and len(activation) == 2 and all(map(callable, activation))
+        isinstance(activation, tuple)
+        and len(activation) == 2
+        and all(map(callable, activation))
     ):
         raise ValueError(
             "`activation` must be a name or a pair (f, df) of functions of the pre-activation, "
@@ -103,7 +105,9 @@ def _make_elman(activation: Any) -> Cell:
         z = matmul(state.h, params.w_hh) + u
         return ElmanState(f(z)), () if named else z  # (1)
 
-    def linearize(params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any):
+    def linearize(
+        params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any
+    ):
         return slope(state.h) if named else slope(res)  # ḟ(z[t])
 
     return Cell(_init, _initial_state, _drive, step, linearize, _state_vjp, _param_vjp)
@@ -121,14 +125,18 @@ def _init(
 
 
 def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
-    return ElmanState(jnp.zeros((*batch_shape, hidden_size(params, 1)), params.w_hh.dtype))
+    return ElmanState(
+        jnp.zeros((*batch_shape, hidden_size(params, 1)), params.w_hh.dtype)
+    )
 
 
 def _drive(params: ElmanParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N H"]:
     return affine(xs, params.w_ih, params.b)
 
 
-def _state_vjp(params_t: ElmanParams, lin: Float[Array, "*B H"], adjoint: ElmanState) -> ElmanState:
+def _state_vjp(
+    params_t: ElmanParams, lin: Float[Array, "*B H"], adjoint: ElmanState
+) -> ElmanState:
     return ElmanState(matmul(lin * adjoint.h, params_t.w_hh))  # (2)
 
 

@@ -91,7 +91,9 @@ def _init(
 def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
     size = hidden_size(params, GATES)
     if params.b_hn.shape != (size,):
-        raise ValueError(f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}.")
+        raise ValueError(
+            f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}."
+        )
     return GRUState(jnp.zeros((*batch_shape, size), params.w_hh.dtype))
 
 
@@ -99,7 +101,9 @@ def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:
     return affine(xs, params.w_ih, params.b)
 
 
-def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B G"]) -> tuple[GRUState, GRURes]:
+def _step(
+    params: GRUParams, state: GRUState, u: Float[Array, "*B G"]
+) -> tuple[GRUState, GRURes]:
     size = state.h.shape[-1]
     q = matmul(state.h, params.w_hh)
     # σ(x) = ½ tanh(½ x) + ½, as one contiguous activation over both gates.
@@ -110,7 +114,9 @@ def _step(params: GRUParams, state: GRUState, u: Float[Array, "*B G"]) -> tuple[
     return GRUState(n + z * (state.h - n)), GRURes(rz, n, inner)  # (3)
 
 
-def _linearize(params: GRUParams, state_prev: GRUState, state: GRUState, res: GRURes) -> GRULin:
+def _linearize(
+    params: GRUParams, state_prev: GRUState, state: GRUState, res: GRURes
+) -> GRULin:
     r, z = jnp.split(res.rz, 2, axis=-1)
     nu = (1 - z) * (1 - res.n**2)  # (4)
     gates = [nu * res.inner * r * (1 - r), (state_prev.h - res.n) * z * (1 - z), nu * r]
@@ -135,7 +141,9 @@ def _param_vjp(
 ) -> tuple[GRUParams, Float[Array, "*N I"]]:
     size = adjoints.h.shape[-1]
     delta_q = _delta_q(lin, adjoints)
-    delta_u = jnp.concatenate([delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1)  # (7)
+    delta_u = jnp.concatenate(
+        [delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1
+    )  # (7)
     dtype = params_t.w_hh.dtype
     dparams = GRUParams(
         w_ih=outer_sum(xs, delta_u, dtype),
@@ -147,7 +155,14 @@ def _param_vjp(
 
 
 gru = Cell(
-    _init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp, read_ahead=True
+    _init,
+    _initial_state,
+    _drive,
+    _step,
+    _linearize,
+    _state_vjp,
+    _param_vjp,
+    read_ahead=True,
 )
 """The gated recurrent unit, gates r z n: `GRUParams` (`w_hh [H, 3H]`), `GRUState`."""
 

@@ -112,7 +112,10 @@ def _step(
 
 
 def _linearize(
-    params: LSTMParams, state_prev: LSTMState, state: LSTMState, gates: Float[Array, "*N G"]
+    params: LSTMParams,
+    state_prev: LSTMState,
+    state: LSTMState,
+    gates: Float[Array, "*N G"],
 ) -> LSTMLin:
     scale, shift = _scale_and_shift(state.h.shape[-1], gates.dtype)
     slopes = scale**2 - (gates - shift) ** 2
@@ -127,7 +130,9 @@ def _linearize(
 
 def _deltas(lin: LSTMLin, adjoint: LSTMState) -> tuple[Array, Array]:
     kappa = adjoint.c + adjoint.h * lin.h_to_c  # (4)
-    return lin.gates * jnp.concatenate([kappa, kappa, kappa, adjoint.h], axis=-1), kappa  # (5)
+    return lin.gates * jnp.concatenate(
+        [kappa, kappa, kappa, adjoint.h], axis=-1
+    ), kappa  # (5)
 
 
 def _state_vjp(params_t: LSTMParams, lin: LSTMLin, adjoint: LSTMState) -> LSTMState:

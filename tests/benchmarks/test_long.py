@@ -30,7 +30,12 @@ def test_who_takes_too_much_is_not_run(tmp_path):
     out = tmp_path / "long.json"
     names = ["--contestants", "jaxrnn-checkpointed,scan", "--out", str(out)]
     limit = ["--limit", str(30_000 / 2**30)]
-    assert long.main(["--lengths", "4096", "--inputs", "2", "--hidden", "3", *limit, *names]) == 0
+    assert (
+        long.main(
+            ["--lengths", "4096", "--inputs", "2", "--hidden", "3", *limit, *names]
+        )
+        == 0
+    )
     (point,) = json.loads(out.read_text())["points"]
     assert point["contestants"]["scan"]["ms"] is None
     assert point["contestants"]["jaxrnn-checkpointed"]["ms"]
@@ -42,7 +47,14 @@ def test_a_contestant_that_computes_something_else(monkeypatch, tmp_path, off):
         return lambda params, xs: long.CONTESTANTS["scan"](of)(params, xs + off)
 
     monkeypatch.setitem(long.CONTESTANTS, "other", other)
-    arguments = ["--lengths", "12", "--contestants", "scan,other", "--out", str(tmp_path / "x")]
+    arguments = [
+        "--lengths",
+        "12",
+        "--contestants",
+        "scan,other",
+        "--out",
+        str(tmp_path / "x"),
+    ]
     with pytest.raises(ValueError, match="other computes"):
         long.main(["--inputs", "2", "--hidden", "3", *arguments])
 

@@ -6,7 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import contest, measure, operations, ours, plot, problem, report, results, run
+from benchmarks import (
+    contest,
+    measure,
+    operations,
+    ours,
+    plot,
+    problem,
+    report,
+    results,
+    run,
+)
 
 
 class Clock:
@@ -38,7 +48,10 @@ def test_contestants_take_turns():
 
 def test_a_fast_contestant_is_called_often_in_its_turn():
     clock = Clock()
-    both = {"slow": clock.contestant("s", 1.0), "fast": clock.contestant("f", measure.TURN / 4)}
+    both = {
+        "slow": clock.contestant("s", 1.0),
+        "fast": clock.contestant("f", measure.TURN / 4),
+    }
     timings = measure.interleaved(both, rounds=2, clock=clock)
     assert "".join(clock.order) == "sff" + 2 * "sffff"
     assert timings["fast"].median == pytest.approx(1e3 * measure.TURN / 4)
@@ -74,7 +87,9 @@ def test_flops_count_every_product_once(cell):
     params = problem.make(cell, shape).params
     weights = params.w_ih.size + params.w_hh.size
     assert problem.flops(cell, shape, "forward") == 2 * 7 * 3 * weights
-    assert problem.flops(cell, shape, "gradient") == 3 * problem.flops(cell, shape, "forward")
+    assert problem.flops(cell, shape, "gradient") == 3 * problem.flops(
+        cell, shape, "forward"
+    )
 
 
 def test_lengths_and_resets():
@@ -124,12 +139,19 @@ def test_who_solves_another_equation_is_no_measure():
 
 
 def test_the_report_has_a_row_per_point():
-    points = [point(cell=cell, jaxrnn=10, scan=40, pytorch=30) for cell in ("lstm", "gru")]
+    points = [
+        point(cell=cell, jaxrnn=10, scan=40, pytorch=30) for cell in ("lstm", "gru")
+    ]
     facts = {"cores": 2, "processor": "P", "python": "3", "versions": {"jax": "1.0"}}
     found = {"machine": facts, "points": [p | {"rounds": 9} for p in points]}
     text = "\n".join(report.lines(found, "make bench"))
     assert text.count("| 7 3 4 5 | 10 |  |  |  | 0.25 | 0.33 |") == 2
-    assert "## lstm" in text and "## gru" in text and "jax 1.0" in text and "`make bench`" in text
+    assert (
+        "## lstm" in text
+        and "## gru" in text
+        and "jax 1.0" in text
+        and "`make bench`" in text
+    )
 
 
 def test_a_program_s_time_by_operation():
@@ -137,7 +159,9 @@ def test_a_program_s_time_by_operation():
     program = ours.make(of).programs["gradient"]
     found = operations.operations(program.call, program.text)
     products = [o for o in found if "dot_general" in o.source]
-    assert [o.runs for o in products] == [2] * 4  # two chunks: the drive, dW_ih, dW_hh and dx
+    assert [o.runs for o in products] == [
+        2
+    ] * 4  # two chunks: the drive, dW_ih, dW_hh and dx
     assert all(o.milliseconds > 0 for o in products)
 
 
@@ -158,22 +182,32 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
 
 def test_a_contestant_that_computes_something_else_is_not_timed(monkeypatch):
     of = problem.make("elman", problem.Shape(3, 2, 2, 4))
-    wrong = contest.Contestant({"forward": contest.Program(lambda: np.zeros((3, 2, 4)))})
+    wrong = contest.Contestant(
+        {"forward": contest.Program(lambda: np.zeros((3, 2, 4)))}
+    )
 
     def broken(_):
         raise RuntimeError("no such cell")
 
-    monkeypatch.setattr(ours, "CONTESTANTS", {"wrong": lambda _: wrong, "broken": broken})
+    monkeypatch.setattr(
+        ours, "CONTESTANTS", {"wrong": lambda _: wrong, "broken": broken}
+    )
     found = run.compare(of, ["jaxrnn", "wrong", "broken"], rounds=2, seconds=0)
     assert list(found["contestants"]) == ["jaxrnn"]
     assert found["failed"]["wrong"].startswith("differs from jaxrnn by")
     assert found["failed"]["broken"] == "RuntimeError: no such cell"
-    assert set(found["contestants"]["jaxrnn"]) == {"difference", "unlike", *contest.KINDS}
+    assert set(found["contestants"]["jaxrnn"]) == {
+        "difference",
+        "unlike",
+        *contest.KINDS,
+    }
     json.dumps(found)  # can be written
 
 
 def test_the_plot_shows_every_cell():
-    points = [point(cell=cell, jaxrnn=10, scan=40, pytorch=30) for cell in ("lstm", "gru")]
+    points = [
+        point(cell=cell, jaxrnn=10, scan=40, pytorch=30) for cell in ("lstm", "gru")
+    ]
     figure = plot.draw({"machine": {"processor": "P", "cores": 2}, "points": points})
     assert [axes.get_title() for axes in figure.axes][:2] == [
         "lstm: whole gradient",
@@ -187,7 +221,12 @@ def test_options():
     assert chosen.cell == ["gru"]
     assert run.parse(["--ragged"]).contestants == ["jaxrnn", "jaxrnn-ragged"]
     mixed = run.parse(["--bfloat16"])
-    assert mixed.contestants == ["jaxrnn", "pytorch", "jaxrnn-bfloat16", "pytorch-bfloat16"]
+    assert mixed.contestants == [
+        "jaxrnn",
+        "pytorch",
+        "jaxrnn-bfloat16",
+        "pytorch-bfloat16",
+    ]
     assert not any("bfloat16" in name for name in chosen.contestants)
     with pytest.raises(SystemExit):
         run.parse(["--ragged", "--resets"])

@@ -18,7 +18,10 @@ from onnx import TensorProto, helper
 import jaxrnn
 from tests.cases import ACTIVATIONS, problem
 
-OPSET, IR = 14, 8  # where these operators have their present meaning; any onnxruntime reads it
+OPSET, IR = (
+    14,
+    8,
+)  # where these operators have their present meaning; any onnxruntime reads it
 INPUTS, HIDDEN = 4, 5
 
 # Float32 and exp, tanh of another make: some 10 roundings a step, in states of order 1.
@@ -35,19 +38,32 @@ class Operator(NamedTuple):
 
 CELLS = {
     "elman": (jaxrnn.elman, Operator("RNN", (0,), {"activations": ["Tanh"]})),
-    "logistic": (ACTIVATIONS["logistic"], Operator("RNN", (0,), {"activations": ["Sigmoid"]})),
+    "logistic": (
+        ACTIVATIONS["logistic"],
+        Operator("RNN", (0,), {"activations": ["Sigmoid"]}),
+    ),
     "relu": (ACTIVATIONS["relu"], Operator("RNN", (0,), {"activations": ["Relu"]})),
-    "softsign": (ACTIVATIONS["pair"], Operator("RNN", (0,), {"activations": ["Softsign"]})),
+    "softsign": (
+        ACTIVATIONS["pair"],
+        Operator("RNN", (0,), {"activations": ["Softsign"]}),
+    ),
     "identity": (
         ACTIVATIONS["identity"],
         Operator(
             "RNN",
             (0,),
-            {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]},
+            {
+                "activations": ["Affine"],
+                "activation_alpha": [1.0],
+                "activation_beta": [0.0],
+            },
         ),
     ),
     "lstm": (jaxrnn.lstm, Operator("LSTM", (0, 3, 1, 2), {})),  # i o f c; ours: i f g o
-    "gru": (jaxrnn.gru, Operator("GRU", (1, 0, 2), {"linear_before_reset": 1})),  # z r h; r z n
+    "gru": (
+        jaxrnn.gru,
+        Operator("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    ),  # z r h; r z n
 }
 
 
@@ -56,13 +72,17 @@ def session(cell, direction):
     _, operator = CELLS[cell]
     states = ["initial_h", "initial_c"] if operator.name == "LSTM" else ["initial_h"]
     lasts = ["Y_h", "Y_c"] if operator.name == "LSTM" else ["Y_h"]
-    ranks = {"X": 3, "W": 3, "R": 3, "B": 2, "sequence_lens": 1} | dict.fromkeys(states, 3)
+    ranks = {"X": 3, "W": 3, "R": 3, "B": 2, "sequence_lens": 1} | dict.fromkeys(
+        states, 3
+    )
     outputs = {"Y": 4} | dict.fromkeys(lasts, 3)
 
     def values(ranks):
         kinds = {"sequence_lens": TensorProto.INT32}
         return [
-            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), [None] * rank)
+            helper.make_tensor_value_info(
+                name, kinds.get(name, TensorProto.FLOAT), [None] * rank
+            )
             for name, rank in ranks.items()
         ]
 
@@ -75,7 +95,9 @@ def session(cell, direction):
         **operator.attributes,
     )
     graph = helper.make_graph([node], "cell", values(ranks), values(outputs))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
+    )
     return onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -90,16 +112,24 @@ def weights(params, order):
 
     recurrent_bias = np.zeros_like(params.b)
     if isinstance(params, jaxrnn.GRUParams):
-        recurrent_bias[2 * HIDDEN :] = params.b_hn  # h, the candidate, is the last gate in both
+        recurrent_bias[2 * HIDDEN :] = (
+            params.b_hn
+        )  # h, the candidate, is the last gate in both
     bias = np.concatenate([gates(params.b), recurrent_bias])
-    return {"W": gates(params.w_ih)[None], "R": gates(params.w_hh)[None], "B": bias[None]}
+    return {
+        "W": gates(params.w_ih)[None],
+        "R": gates(params.w_hh)[None],
+        "B": bias[None],
+    }
 
 
 def by_onnxruntime(cell, params, state, xs, lengths, reverse):
     """The last state and the outputs, as `jaxrnn.unroll` returns them."""
     feed = weights(params, CELLS[cell][1].order)
     feed |= {"X": np.asarray(xs), "sequence_lens": np.asarray(lengths, np.int32)}
-    feed |= {f"initial_{name}": np.asarray(s)[None] for name, s in state._asdict().items()}
+    feed |= {
+        f"initial_{name}": np.asarray(s)[None] for name, s in state._asdict().items()
+    }
     ys, *lasts = session(cell, "reverse" if reverse else "forward").run(None, feed)
     return type(state)(*(last[0] for last in lasts)), ys[:, 0]
 
@@ -109,7 +139,9 @@ def by_jaxrnn(cell, reverse):
     @jax.jit
     def run(params, state, xs, lengths):
         mask = jaxrnn.lengths_to_mask(lengths, xs.shape[0])
-        return jaxrnn.unroll(CELLS[cell][0], params, state, xs, mask=mask, reverse=reverse, chunk=4)
+        return jaxrnn.unroll(
+            CELLS[cell][0], params, state, xs, mask=mask, reverse=reverse, chunk=4
+        )
 
     return run
 

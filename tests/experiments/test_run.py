@@ -53,13 +53,17 @@ def language_run(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("language")
     (tmp_path / "text.txt").write_text(TEXT)
     settings = [*TINY, f"data.path={tmp_path / 'text.txt'}"]
-    assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 0
+    assert (
+        run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 0
+    )
     (folder,) = (tmp_path / "runs").iterdir()
     return folder
 
 
 def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_run):
-    lines = [json.loads(x) for x in (language_run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(x) for x in (language_run / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = [line["step"] for line in lines if "valid_bits" in line]
     assert steps == [0, 20, 40, 60] == checkpoint.steps(language_run)
     bits = [line["valid_bits"] for line in lines if "valid_bits" in line]
@@ -68,7 +72,9 @@ def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_ru
     assert results["valid_bits"] == bits[-1] and results["seconds"] > 0
     logged = [line for line in lines if "loss" in line]
     assert all(np.isclose(x["bits"], x["loss"] / np.log(2)) for x in logged)
-    assert all(line["characters_per_second"] > 0 and line["grad_norm"] > 0 for line in logged)
+    assert all(
+        line["characters_per_second"] > 0 and line["grad_norm"] > 0 for line in logged
+    )
     assert (language_run / "curves.png").read_bytes().startswith(b"\x89PNG")
     versions = json.loads((language_run / "versions.json").read_text())
     assert versions["jax"] == jax.__version__
@@ -82,7 +88,9 @@ def test_the_bias_of_truncation(language_run, capsys):
     arguments = ["--sequences", "2", "--length", "64", "--warm", "8"]
     assert truncation_bias.main([str(language_run), *arguments]) == 0
     said = capsys.readouterr().out
-    assert said.count("\n| ") == 7 and "trained: the adjoint of a loss shrinks by" in said
+    assert (
+        said.count("\n| ") == 7 and "trained: the adjoint of a loss shrinks by" in said
+    )
     assert (language_run / "truncation_bias.png").read_bytes().startswith(b"\x89PNG")
     with (language_run / "truncation_bias.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -90,7 +98,9 @@ def test_the_bias_of_truncation(language_run, capsys):
     for line in lines:
         error, cosine = float(line["relative_error"]), float(line["cosine"])
         assert 0 <= error and abs(cosine) <= 1 + 1e-6
-    first, *_, last = [x for x in lines if (x["model"], x["part"]) == ("initialisation", "w_hh")]
+    first, *_, last = [
+        x for x in lines if (x["model"], x["part"]) == ("initialisation", "w_hh")
+    ]
     assert float(last["relative_error"]) < float(first["relative_error"])
     too_long = ["--sequences", "2", "--length", "4000"]
     assert truncation_bias.main([str(language_run), *too_long]) == 2
@@ -126,7 +136,15 @@ def test_generation_goes_on_from_the_prompt(language_run, capsys):
 @pytest.mark.parametrize("devices", ["1", "3"])
 def test_a_run_on_two_devices_is_read_on_as_many_as_there_are(language_run, devices):
     """The run's batches of 8 were split over the tests' two devices."""
-    arguments = [str(language_run), "--prompt", "cdab", "--length", "9", "--temperature", "0.5"]
+    arguments = [
+        str(language_run),
+        "--prompt",
+        "cdab",
+        "--length",
+        "9",
+        "--temperature",
+        "0.5",
+    ]
     process = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-m", "experiments.generate", *arguments],
         env=os.environ | {"JAX_NUM_CPU_DEVICES": devices, "JAX_PLATFORMS": "cpu"},
@@ -172,7 +190,9 @@ def toy(loss_fn, batches, metric, w=1.0):
 
 
 def experiment(steps, evaluations):
-    optimizer = schema.Optimizer(steps=steps, batch_size=4, learning_rate=0.1, warmup=0.0)
+    optimizer = schema.Optimizer(
+        steps=steps, batch_size=4, learning_rate=0.1, warmup=0.0
+    )
     model = schema.Model(cell="elman", hidden_size=1)
     return schema.Experiment(model=model, optimizer=optimizer, evaluations=evaluations)
 
@@ -181,7 +201,9 @@ def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
     stepped, read = [], []
 
     def loss_fn(params, state, xs):
-        jax.debug.inspect_array_sharding(xs, callback=lambda s: stepped.append(s.num_devices))
+        jax.debug.inspect_array_sharding(
+            xs, callback=lambda s: stepped.append(s.num_devices)
+        )
         return jnp.mean((xs @ params["w"]) ** 2), state
 
     def evaluate(params):
@@ -192,7 +214,9 @@ def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
     given = experiment(steps=4, evaluations=2)
     folder = record.Run(tmp_path, "devices", given)
     console = training.Console(quiet=True)
-    params, results = training.fit(folder, console, given, toy(loss_fn, batches, evaluate))
+    params, results = training.fit(
+        folder, console, given, toy(loss_fn, batches, evaluate)
+    )
     assert set(stepped) == {2} and read == [{jax.devices()[0]}] * 3
     assert params["w"].sharding.device_set == {jax.devices()[0]}
     saved = checkpoint.restore(folder.folder, {"w": jnp.ones(2)})
@@ -232,10 +256,14 @@ def test_another_text_than_the_run_s_is_refused(language_run, tmp_path):
 def test_no_steps_leave_the_model_as_it_began(tmp_path):
     given = experiment(steps=0, evaluations=3)
     folder = record.Run(tmp_path, "none", given)
-    of = toy(lambda p, s, x: (0.0, s), [], lambda params: {"w": float(params["w"][0])}, w=0.5)
+    of = toy(
+        lambda p, s, x: (0.0, s), [], lambda params: {"w": float(params["w"][0])}, w=0.5
+    )
     params, results = training.fit(folder, training.Console(quiet=True), given, of)
     assert results == {"w": 0.5} and checkpoint.steps(folder.folder) == [0]
-    np.testing.assert_array_equal(checkpoint.restore(folder.folder, params)["w"], [0.5, 0.5])
+    np.testing.assert_array_equal(
+        checkpoint.restore(folder.folder, params)["w"], [0.5, 0.5]
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,12 +294,18 @@ def test_sampling_draws_from_the_model():
     primed = language_model.prime(cell, params, ids)
     np.testing.assert_allclose(primed[1], logits, rtol=1e-5)
     draw = jax.jit(
-        jax.vmap(lambda k: language_model.sample(cell, params, k, state, logits, 1, 0.7)[2][0])
+        jax.vmap(
+            lambda k: language_model.sample(cell, params, k, state, logits, 1, 0.7)[2][
+                0
+            ]
+        )
     )
     drawn = draw(jax.random.split(jax.random.key(1), 4000))
     expected = jax.nn.softmax(logits / 0.7)
     # Three standard deviations of a frequency of 4,000 draws are below 0.024.
-    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 4000, expected, atol=0.024)
+    np.testing.assert_allclose(
+        np.bincount(drawn, minlength=5) / 4000, expected, atol=0.024
+    )
 
 
 def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
@@ -287,17 +321,25 @@ def test_a_damaged_checkpoint_is_refused(language_run, tmp_path):
     checkpoint.save(tmp_path, 10, tree)
     assert checkpoint.steps(tmp_path) == [7, 10]
     np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [0, 1, 2])
-    np.testing.assert_array_equal(checkpoint.restore(tmp_path, like, 7)["ids"], [1, 2, 3])
+    np.testing.assert_array_equal(
+        checkpoint.restore(tmp_path, like, 7)["ids"], [1, 2, 3]
+    )
 
-    with pytest.raises(checkpoint.CheckpointError, match=r"after step 8, but after \[7, 10\]"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"after step 8, but after \[7, 10\]"
+    ):
         checkpoint.restore(tmp_path, like, 8)
     with pytest.raises(checkpoint.CheckpointError, match="other shapes or dtypes"):
-        other = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), like)
+        other = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), like
+        )
         checkpoint.restore(tmp_path, other)
     checkpoint.digest_file(tmp_path, 10).write_text("0" * 64)
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.restore(tmp_path, like)
-    checkpoint.digest_file(tmp_path, 10).unlink()  # as if it had been killed while it was saving
+    checkpoint.digest_file(
+        tmp_path, 10
+    ).unlink()  # as if it had been killed while it was saving
     np.testing.assert_array_equal(checkpoint.restore(tmp_path, like)["ids"], [1, 2, 3])
     with pytest.raises(checkpoint.CheckpointError, match="no whole checkpoint"):
         checkpoint.restore(tmp_path / "elsewhere", like)
@@ -312,7 +354,10 @@ def test_a_wrong_config_fails_before_anything_is_made(tmp_path, capsys):
         "window=1.5": "`window` must be",
         "model.activation=relu": 'are of `cell = "elman"`',
     }.items():
-        assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, setting)]) == 2
+        assert (
+            run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, setting)])
+            == 2
+        )
         assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -350,7 +395,9 @@ def on_ctrl_c(request):
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True)
+@pytest.mark.parametrize(
+    "on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True
+)
 def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
     """The signal comes while step 3 is being fed: three steps are what the checkpoint holds. A
     process that ignores it, as one in a script's background does, goes on to the end."""
@@ -384,13 +431,17 @@ def test_steps_that_diverge_at_once_are_told(tmp_path, capsys):
     (tmp_path / "text.txt").write_text(TEXT)
     settings = [*TINY, f"data.path={tmp_path / 'text.txt'}", "evaluations=1"]
     settings += ["optimizer.learning_rate=1e38", "optimizer.warmup=0.0"]
-    assert run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 1
+    assert (
+        run.main(["configs/shakespeare_lstm.toml", *command(tmp_path, *settings)]) == 1
+    )
     assert "the loss is" in capsys.readouterr().err
     (folder,) = (tmp_path / "runs").iterdir()
     assert checkpoint.steps(folder) == [0, 1] and (folder / "curves.png").exists()
 
 
-def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(tmp_path, capsys, monkeypatch):
+def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(
+    tmp_path, capsys, monkeypatch
+):
     def refused(*_):
         raise FetchError("no registry")
 
@@ -402,7 +453,9 @@ def test_series_that_cannot_be_fetched_are_an_error_and_no_traceback(tmp_path, c
 def test_validation_is_the_mean_over_every_held_out_character():
     """Against single steps along each row: in bits, the padding of the last window not counted."""
     cell, params = tiny_model()
-    ids = np.random.default_rng(0).integers(0, 5, 2 * train_language_model.HELD_OUT_WINDOW + 41)
+    ids = np.random.default_rng(0).integers(
+        0, 5, 2 * train_language_model.HELD_OUT_WINDOW + 41
+    )
     rows = 2
     windows = stream(ids, rows, train_language_model.HELD_OUT_WINDOW)
     assert not windows.mask.all()
@@ -450,7 +503,9 @@ def test_the_optimizer_clips_and_its_rate_rises_and_falls():
     np.testing.assert_allclose(rates[10], 0.1, rtol=1e-3)
     np.testing.assert_allclose(rates[-1], 0.05, rtol=0.02)
     # A rise that rounds to all the steps leaves one for the fall: optax refuses none.
-    training.make_optimizer(schema.Optimizer(steps=2, batch_size=1, learning_rate=0.1, warmup=0.9))
+    training.make_optimizer(
+        schema.Optimizer(steps=2, batch_size=1, learning_rate=0.1, warmup=0.9)
+    )
 
 
 def test_runs_never_write_over_each_other(tmp_path):
@@ -470,13 +525,16 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
 def test_the_classifier_looks_at_a_series_up_to_its_end():
     cell = jaxrnn.gru
     params = models.ModelParams(
-        cell.init(jax.random.key(0), 2, 4), jaxrnn.layers.init_dense(jax.random.key(1), 4, 3)
+        cell.init(jax.random.key(0), 2, 4),
+        jaxrnn.layers.init_dense(jax.random.key(1), 4, 3),
     )
     xs = jax.random.normal(jax.random.key(2), (6, 2, 2))
     logits = classify_vowels.logits_of(cell, params, xs, jnp.array([4, 6]))
     alone = classify_vowels.logits_of(cell, params, xs[:4, :1], jnp.array([4]))
     np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5)
-    garbage = classify_vowels.logits_of(cell, params, xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6]))
+    garbage = classify_vowels.logits_of(
+        cell, params, xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6])
+    )
     np.testing.assert_array_equal(garbage, logits)
 
 
@@ -488,7 +546,9 @@ def test_the_microscope_sees_series_of_one_length():
     lengths, labels = np.array([4, 6, 4, 5], np.int32), np.array([0, 1, 2, 0], np.int32)
     probed, loss = classify_vowels._probe(Sequences(xs, lengths, labels), params)
     np.testing.assert_array_equal(probed, xs[:4, [0, 2]])
-    logits = classify_vowels.logits_of(jaxrnn.gru, params, jnp.asarray(xs), jnp.asarray(lengths))
+    logits = classify_vowels.logits_of(
+        jaxrnn.gru, params, jnp.asarray(xs), jnp.asarray(lengths)
+    )
     expected = -jax.nn.log_softmax(logits)[[0, 2], [0, 2]].sum()
     got = loss(*jaxrnn.unroll(jaxrnn.gru, params.cell, None, probed))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -499,7 +559,9 @@ def test_the_microscope_looks_at_the_character_after_a_stretch(language_run):
     settings, task, params = trained.load(language_run)
     xs, loss = task.probe(params[60])
     last, hs = jaxrnn.unroll(task.cell, params[60].cell, None, xs)
-    ids = np.asarray(xs @ params[60].embedding.T).argmax(-1)  # the embedding of each is its own
+    ids = np.asarray(xs @ params[60].embedding.T).argmax(
+        -1
+    )  # the embedding of each is its own
     np.testing.assert_array_equal(params[60].embedding[ids], xs)
     labels = (ids[-1] + 1) % 4  # abcdabcd…
     logits = jaxrnn.layers.dense(params[60].readout, hs[-1])

@@ -9,7 +9,12 @@ import pytest
 
 from experiments import checkpoint, run, sweep
 
-TINY = ["evaluations=1", "optimizer.batch_size=16", "optimizer.steps=400", "model.hidden_size=16"]
+TINY = [
+    "evaluations=1",
+    "optimizer.batch_size=16",
+    "optimizer.steps=400",
+    "model.hidden_size=16",
+]
 
 
 def test_the_lag_decides(tmp_path, capsys):
@@ -30,18 +35,25 @@ def test_the_lag_decides(tmp_path, capsys):
     lines = capsys.readouterr().out.split("\naccuracy\n\n")[1].splitlines()
     mean = np.mean(accuracies[3])
     assert lines[:2] == ["| lag, by window | 8 |", "| --- | --- |"]
-    assert lines[2].startswith(f"| 3 | {mean:.3f} ± ") and lines[3].startswith("| 8 | 0.")
+    assert lines[2].startswith(f"| 3 | {mean:.3f} ± ") and lines[3].startswith(
+        "| 8 | 0."
+    )
     read = sweep.load(sweeps)
     assert read.keys == ["lag", "window"] and len(read.outcomes) == 4
     assert all((sweeps / o.folder / "config.json").is_file() for o in read.outcomes)
     for (lag, _), outcomes in read.places().items():
-        assert sorted(accuracies[int(lag)]) == sorted(o.results["accuracy"] for o in outcomes)
+        assert sorted(accuracies[int(lag)]) == sorted(
+            o.results["accuracy"] for o in outcomes
+        )
 
 
 def test_several_configs_are_the_first_axis(tmp_path, capsys):
     """No steps are trained: what is told is how the models begin."""
     lags = ["--over", "lag=3 5", "--set", "optimizer.steps=0", "--runs", str(tmp_path)]
-    recalled = ["configs/recall/gru.toml", str(Path("configs/recall/irnn.toml").resolve())]
+    recalled = [
+        "configs/recall/gru.toml",
+        str(Path("configs/recall/irnn.toml").resolve()),
+    ]
     assert sweep.main([*recalled, *lags]) == 0
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("recall-sweep-")
@@ -52,15 +64,24 @@ def test_several_configs_are_the_first_axis(tmp_path, capsys):
 
 
 CONFIGS = sorted(
-    str(p) for folder in ("recall", "classical") for p in Path("configs", folder).glob("*")
+    str(p)
+    for folder in ("recall", "classical")
+    for p in Path("configs", folder).glob("*")
 )
-ONE_OF_EACH = "elman_omega", "adding_100_irnn", "copying_100_lstm_chrono", "temporal_order_gru"
+ONE_OF_EACH = (
+    "elman_omega",
+    "adding_100_irnn",
+    "copying_100_lstm_chrono",
+    "temporal_order_gru",
+)
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[] if Path(path).stem in ONE_OF_EACH else pytest.mark.slow)
+        pytest.param(
+            path, marks=[] if Path(path).stem in ONE_OF_EACH else pytest.mark.slow
+        )
         for path in CONFIGS
     ],
 )
@@ -77,7 +98,9 @@ def test_a_quick_form_of_every_row(tmp_path, path):
 
 def test_configs_of_several_tasks_have_a_table_for_each_result(tmp_path, capsys):
     names = ["configs/decay.toml", "configs/classical/adding_100_elman.toml"]
-    assert sweep.main([*names, "--set", "optimizer.steps=0", "--runs", str(tmp_path)]) == 0
+    assert (
+        sweep.main([*names, "--set", "optimizer.steps=0", "--runs", str(tmp_path)]) == 0
+    )
     said = capsys.readouterr().out
     assert said.count("| decay | ") == said.count("| adding_100_elman | ") == 2
     assert "| config | accuracy |" in said and "| config | test_error |" in said
@@ -100,8 +123,13 @@ def test_a_table_of_outcomes():
 def test_what_makes_no_curve_is_not_drawn(tmp_path, keys):
     """Nothing, names, a single number, more than two axes."""
     places = {"cell": [("gru",), ("lstm",)], "lag": [("3",)]}
-    values = {place: [1.0] for place in places.get(" ".join(keys), [tuple("12345"[: len(keys)])])}
-    assert not sweep.plot(keys, values, tmp_path / "x.png") and not list(tmp_path.iterdir())
+    values = {
+        place: [1.0]
+        for place in places.get(" ".join(keys), [tuple("12345"[: len(keys)])])
+    }
+    assert not sweep.plot(keys, values, tmp_path / "x.png") and not list(
+        tmp_path.iterdir()
+    )
 
 
 @pytest.mark.parametrize("text", ["window", "=5", "a,b=1", "a=", "a,b=1,2 3"])
@@ -111,7 +139,13 @@ def test_an_axis_that_is_none(text):
 
 
 def test_nothing_is_run_if_one_config_is_wrong(tmp_path, capsys):
-    arguments = ["configs/recall_lstm.toml", "--over", "lag=3 -8", "--runs", str(tmp_path)]
+    arguments = [
+        "configs/recall_lstm.toml",
+        "--over",
+        "lag=3 -8",
+        "--runs",
+        str(tmp_path),
+    ]
     assert sweep.main(arguments) == 2
     assert "`lag` must be" in capsys.readouterr().err and not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
