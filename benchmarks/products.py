@@ -1,14 +1,12 @@
 """How fast the products of a recurrent step and of a chunk are: `python -m benchmarks.products`.
 
-Two tables of GFLOP/s. In a loop, B rows times a matrix `[K, N]` that is stored as it is, or as its
-transpose: what `jaxrnn.cells.base.for_loop` chooses by. Outside, by the rows of a chunk: below some
-number a product runs on one core alone.
+Two tables of GFLOP/s. In a loop, B rows times a matrix `[K, N]` that is stored directly, or
+transposed: the measurements behind `jaxrnn.ops.products.stored_for_loop`. Outside, by the rows
+of a chunk: below some number a product runs on one core alone.
 """
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from jax import lax
 from rich.table import Table
 
 from benchmarks import measure, results
-from jaxrnn.cells import base
+from jaxrnn.ops.products import matmul
 
 LOOP = 20  # products in a program
 ROUNDS = 7
@@ -25,19 +23,18 @@ BATCHES = (16, 32, 64, 128)
 ROWS = (128, 256, 512, 1024, 2048)
 
 
-def gflops(
-    rows: int, columns: int, width: int, stored: Callable[[jax.Array], Any]
-) -> float:
+def gflops(rows: int, columns: int, width: int, transposed: bool = False) -> float:
     """Of `[rows, columns]` times `[columns, width]`, again and again, each waiting for the last."""
 
     def products(x, w):
         def over_step(carry, _):
-            y = base.matmul(x + carry, w)
+            y = matmul(x + carry, w.T if transposed else w)
             return 1e-9 * y[:1, :1], None
 
         return lax.scan(over_step, jnp.zeros((1, 1)), length=LOOP)[0]
 
-    arguments = jnp.ones((rows, columns)), stored(jnp.ones((columns, width)))
+    w = jnp.ones((width, columns) if transposed else (columns, width))
+    arguments = jnp.ones((rows, columns)), w
     program = jax.jit(products).lower(*arguments).compile()
     jax.block_until_ready(program(*arguments))
     times = []
@@ -47,14 +44,6 @@ def gflops(
         times.append(time.perf_counter() - began)
     flops = 2 * rows * columns * width * LOOP
     return measure.gflops(flops, 1e3 * statistics.median(times))
-
-
-def as_it_is(w: jax.Array) -> jax.Array:
-    return w
-
-
-def as_its_transpose(w: jax.Array) -> base.Transposed:
-    return base.Transposed(w.T)
 
 
 def main() -> None:
@@ -68,17 +57,14 @@ def main() -> None:
         for k, n in ((hidden, 4 * hidden), (4 * hidden, hidden)):
             row = []
             for rows in BATCHES:
-                found = (
-                    gflops(rows, k, n, stored)
-                    for stored in (as_it_is, as_its_transpose)
-                )
+                found = (gflops(rows, k, n, transposed) for transposed in (False, True))
                 row.append(" / ".join(f"{g:.0f}" for g in found))
             loops.add_row(f"{k} {n}", *row)
     chunk = Table(
         "K N", *(f"{rows} rows" for rows in ROWS), title="by the rows of a chunk"
     )
     for hidden in HIDDEN:
-        row = (f"{gflops(rows, hidden, 4 * hidden, as_it_is):.0f}" for rows in ROWS)
+        row = (f"{gflops(rows, hidden, 4 * hidden):.0f}" for rows in ROWS)
         chunk.add_row(f"{hidden} {4 * hidden}", *row)
     for table in (loops, chunk):
         console.print(table)

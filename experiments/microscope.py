@@ -30,7 +30,7 @@ from experiments import trained
 from experiments.record import write_csv
 from experiments.task import Task
 from jaxrnn import flow
-from jaxrnn.truncation import norm
+from jaxrnn.ops.norms import norm
 
 SHARE = 0.01  # of the adjoint at lag 0: where the horizon is said to lie
 EXPONENTS, OF_SEQUENCES = (

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.cells.base import Cell, Shape, wide
+from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.ops.products import accumulation_dtype
 
 
 def sequence(
@@ -33,20 +34,28 @@ def sequence(
 
 
 def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Array]:
-    """As `sequence`, of a single input `x [*B, I]`."""
+    """`sequence` for a single input `x [*B, I]`."""
     params = cell_and_params(cell, params)
     x = jnp.asarray(x)
     inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
+    if state is None and x.ndim > 2:
+        batch = x.shape[:-1]
+        raise ValueError(
+            f"`state` must be given for an `x` with several batch axes, {x.shape}. "
+            "`step` takes one time step: give a sequence to jaxrnn.unroll. If all axes "
+            f"but the last are batch axes, pass cell.initial_state(params, {batch})."
+        )
     return params, given_or_initial(cell, params, state, x.shape[:-1]), x
 
 
-def given_or_initial(cell: Cell, params: Any, state: Any, batch_shape: Shape) -> Any:
-    """`state` as arrays, or the cell's initial one for None; raises unless they are alike."""
+def given_or_initial(
+    cell: Cell, params: Any, state: Any, batch_shape: Shape, name: str = "state"
+) -> Any:
+    """`state` as arrays, or the cell's initial state for None; raises unless they fit."""
     initial = partial(cell.initial_state, params, batch_shape)
     state = initial() if state is None else jax.tree.map(jnp.asarray, state)
-    same_state(
-        state, jax.eval_shape(initial), "`cell.initial_state` makes it for these inputs"
-    )
+    made = "`cell.initial_state` makes it for these inputs"
+    same_state(state, jax.eval_shape(initial), made, name)
     return state
 
 
@@ -97,31 +106,34 @@ def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
         )
 
 
-def same_state(got: Any, expected: Any, made: str) -> None:
-    """Raises unless the state has the structure, shapes, dtypes of `expected`, `made` by whom."""
+def same_state(got: Any, expected: Any, made: str, name: str = "state") -> None:
+    """Raises unless `got` has the structure, shapes and dtypes of `expected`.
+
+    `made` says where `expected` comes from.
+    """
     if jax.tree.structure(got) != jax.tree.structure(expected):
         raise TypeError(
-            f"`state` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "
+            f"`{name}` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "
             f"{made}, but got a {type(got).__name__}. `cell.initial_state(params, batch_shape)` is "
             "the one to begin with."
         )
     leaves = jax.tree.leaves_with_path(expected)
     for (path, leaf), have in zip(leaves, jax.tree.leaves(got), strict=True):
-        name = "state" + jax.tree_util.keystr(path)
+        leaf_name = name + jax.tree_util.keystr(path)
         if have.shape != leaf.shape:
             raise ValueError(
-                f"`{name}` must have shape {leaf.shape}, as {made}, but got {have.shape}. "
+                f"`{leaf_name}` must have shape {leaf.shape}, as {made}, but got {have.shape}. "
                 "Its batch axes are those of the inputs, without time."
             )
         if have.dtype != leaf.dtype:
             raise TypeError(
-                f"`{name}` must have dtype {leaf.dtype}, as {made}, but got {have.dtype}. "
+                f"`{leaf_name}` must have dtype {leaf.dtype}, as {made}, but got {have.dtype}. "
                 f"Cast it: .astype({str(leaf.dtype)!r})."
             )
 
 
-def steps(name: str, got: Array, shape: Shape) -> Array:
-    """`got` if it is a bool array of shape `(T, *B)`; raises otherwise."""
+def steps(name: str, got: Array, shape: Shape, axes: str = "(T, *B)") -> Array:
+    """`got` if it is a bool array of this shape, `axes`; raises otherwise."""
     if got.dtype != jnp.bool_:
         raise TypeError(
             f"`{name}` must be bool, but got {got.dtype}. Compare: {name} != 0; lengths become a "
@@ -134,7 +146,7 @@ def steps(name: str, got: Array, shape: Shape) -> Array:
             else f"Broadcast it to the steps of `xs`: jnp.broadcast_to({name}, {tuple(shape)})."
         )
         raise ValueError(
-            f"`{name}` must have shape (T, *B) = {tuple(shape)}, but got {got.shape}. {cure}"
+            f"`{name}` must have shape {axes} = {tuple(shape)}, but got {got.shape}. {cure}"
         )
     return got
 
@@ -158,9 +170,19 @@ def factors(name: str, got: Array, xs: Array) -> Array:
             f"{got.shape}. One factor per sequence alone: jnp.broadcast_to({name}, "
             f"{steps + batch})."
         )
-    return got.astype(wide(xs.dtype)).reshape(
+    return got.astype(accumulation_dtype(xs.dtype)).reshape(
         *steps, *(got.shape[1:] or [1] * len(batch))
     )
+
+
+def flag(name: str, got: Any) -> bool:
+    """`got` if it is True or False; raises otherwise."""
+    if not isinstance(got, bool):
+        raise TypeError(
+            f"`{name}` must be True or False, but got {got!r}. It is static: under `jit`, "
+            "close over it or name it in static_argnames."
+        )
+    return got
 
 
 def positive(name: str, got: Any) -> int:

@@ -16,20 +16,21 @@ explode. For all of it the coefficients of every J[t] are
 computed once, in parallel over time (`Cell.linearize`), and then a linear recursion runs.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Shaped
 
-from jaxrnn import bptt, checks
-from jaxrnn.cells.base import Cell, transposed, wide
-from jaxrnn.truncation import decay_rate, largest_modulus, norm
+from jaxrnn import checks, unrolling
+from jaxrnn.cells.base import Cell, Params, State
+from jaxrnn.linearization import JacobianProducts, Product, jacobian_products, linearize
+from jaxrnn.ops.norms import decay_rate, largest_modulus, norm, sum_of_squares
+from jaxrnn.ops.products import transposed
+from jaxrnn.unrolling import UnrollOptions
 
 Loss = Callable[[Any, Any], Any]
 
@@ -37,10 +38,12 @@ Loss = Callable[[Any, Any], Any]
 def adjoint_profile(
     loss: Loss,
     cell: Cell,
-    params: Any,
-    state: Any | None,
+    params: Params,
+    state: State | None,
     xs: Float[Array, "T *B I"],
-    **options: Any,
+    *,
+    reverse: bool = False,
+    **options: Unpack[UnrollOptions],
 ) -> Float[Array, "T *B"]:
     """‖dR̂/ds[T-i]‖ for every lag i, of each sequence, from one backward pass, (1).
 
@@ -60,16 +63,18 @@ def adjoint_profile(
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
     """
-    _, adjoints = bptt.adjoints(loss, cell, params, state, xs, **options)
+    _, adjoints = unrolling.adjoints(
+        loss, cell, params, state, xs, reverse=reverse, **options
+    )
     norms = norm(adjoints, axis=-1)
-    return norms if options.get("reverse") else jnp.flip(norms, axis=0)
+    return norms if reverse else jnp.flip(norms, axis=0)
 
 
 def lag_gradients(
     loss: Loss,
     cell: Cell,
-    params: Any,
-    state: Any | None,
+    params: Params,
+    state: State | None,
     xs: Float[Array, "T *B I"],
 ) -> Any:
     """The terms of (2): what every lag contributes to dR̂/dθ. Their sum is BPTT's gradient.
@@ -88,20 +93,21 @@ def lag_gradients(
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
     """
-    _, adjoints = bptt.adjoints(loss, cell, params, state, xs)
-    params, befores, lin, xs = _linearized(cell, params, state, xs)
+    _, adjoints = unrolling.adjoints(loss, cell, params, state, xs)
+    run = linearize(cell, params, state, xs)
+    params_t = transposed(run.params)
 
     def term(x, before, lin, adjoint):
-        return cell.param_vjp(transposed(params), x, before, lin, adjoint)[0]
+        return cell.param_vjp(params_t, x, before, lin, adjoint)[0]
 
-    terms = jax.vmap(term)(xs, befores, lin, adjoints)
+    terms = jax.vmap(term)(run.xs, run.befores, run.lin, adjoints)
     return jax.tree.map(lambda d: jnp.flip(d, axis=0), terms)
 
 
 def lyapunov_spectrum(
     cell: Cell,
-    params: Any,
-    state: Any | None,
+    params: Params,
+    state: State | None,
     xs: Float[Array, "T I"],
     count: int | None = None,
     *,
@@ -134,20 +140,21 @@ def lyapunov_spectrum(
     networks Engelken, Wolf & Abbott (2023), Physical Review Research 5, 043044.
     """
     transient = checks.natural("transient", transient)
-    lin, forward, _, start = _products(cell, params, state, xs, count)
-    size = jax.tree.leaves(lin)[0].shape[0]
+    products = jacobian_products(cell, params, state, xs)
+    count = _admit_count(count, products.width)
+    size = len(xs)
     if transient >= size:
         raise ValueError(
             f"`transient` must be less than T = {size}, but got {transient}: no step is left."
         )
-    _, logs = _stretched(forward, lin, start)
+    _, logs = _stretch(products.forward, products.lin, _start(products, count))
     return jnp.mean(logs[transient:], axis=0)
 
 
 def jacobian_product_svd(
     cell: Cell,
-    params: Any,
-    state: Any | None,
+    params: Params,
+    state: State | None,
     xs: Float[Array, "T I"],
     count: int = 1,
     *,
@@ -177,20 +184,26 @@ def jacobian_product_svd(
     Source: Golub & Van Loan (2013), Matrix Computations, section 8.2: orthogonal iteration.
     """
     iterations = checks.positive("iterations", iterations)
-    count = checks.positive("count", count)
-    lin, forward, back, start = _products(cell, params, state, xs, count, extra=4)
+    products = jacobian_products(cell, params, state, xs)
+    count = _admit_count(count, products.width)
 
     def iterate(q, _):
-        q, _ = _stretched(forward, lin, q)
-        q, logs = _stretched(back, lin, q, reverse=True)
+        q, _ = _stretch(products.forward, products.lin, q)
+        q, logs = _stretch(products.back, products.lin, q, reverse=True)
         return q, jnp.sum(logs, axis=0)
 
+    # A few directions more than asked for: the last ones converge slowly.
+    start = _start(products, count + 4)
     _, values = lax.scan(iterate, start, length=iterations)
     return jnp.flip(jnp.sort(values[-1]))[:count]
 
 
 def vanishing_regularizer(
-    loss: Loss, cell: Cell, params: Any, state: Any | None, xs: Float[Array, "T *B I"]
+    loss: Loss,
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"],
 ) -> Float[Array, ""]:
     """Ω = Σ_t (‖J[t]ᵀ λ[t]‖ / ‖λ[t]‖ - 1)², the mean over sequences: how far errors shrink or grow.
 
@@ -214,16 +227,17 @@ def vanishing_regularizer(
     Source: Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063, section 3.3, equation 9.
     """
     fixed, state, xs = lax.stop_gradient((params, state, xs))
-    _, adjoints = bptt.adjoints(loss, cell, fixed, state, xs)
-    _, _, lin, _ = _linearized(cell, fixed, state, xs)
+    _, adjoints = unrolling.adjoints(loss, cell, fixed, state, xs)
+    lin = linearize(cell, fixed, state, xs).lin
     lin, adjoints = lax.stop_gradient((lin, adjoints))
     # J is linear: so that no square underflows, each adjoint has a largest entry of 1.
     largest = largest_modulus(adjoints, axis=-1)
     alive = (largest > 0) & jnp.isfinite(largest)
     unit = jnp.where(alive, largest, 1)[..., None]
     adjoints = jax.tree.map(lambda a: a / unit, adjoints)
-    before = _squares(cell.state_vjp(transposed(params), lin, adjoints))
-    after = jnp.where(alive, _squares(adjoints), 1)
+    before = cell.state_vjp(transposed(params), lin, adjoints)
+    before = sum_of_squares(before, axis=-1)
+    after = jnp.where(alive, sum_of_squares(adjoints, axis=-1), 1)
     # √ has no slope at 0, so 0 is replaced before the root is taken.
     shrunk = jnp.sqrt(jnp.where(before > 0, before, 1) / after)
     terms = jnp.square(jnp.where(before > 0, shrunk, 0) - 1)
@@ -265,64 +279,25 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
     return MemoryHorizon(int(below[0]) if below.size else None, decay_rate(norms))
 
 
-def _squares(states):
-    """Of the norms over all leaves `[..., H]`: `[...]`, in float32 or wider."""
-    leaves = jax.tree.leaves(states)
-    squares = [jnp.sum(jnp.square(a.astype(wide(a.dtype))), axis=-1) for a in leaves]
-    return functools.reduce(jnp.add, squares)
-
-
-def _linearized(cell, params, state, xs):
-    """The parameters and inputs checked; the states before every step; the coefficients, (3) of
-    `cells.base`, of all of them at once."""
-    _, params, state, xs, _ = bptt.prepared(cell, params, state, xs)
-    us = cell.drive(params, xs)
-
-    def over_step(before, u):
-        after, res = cell.step(params, before, u)
-        return after, (before, after, res)
-
-    _, (befores, afters, res) = lax.scan(over_step, state, us)
-    return params, befores, cell.linearize(params, befores, afters, res), xs
-
-
-def _products(cell, params, state, xs, count, extra=0):
-    """The coefficients of every J[t]; `(lin, [D, k]) -> [D, k]`: J times vectors, Jᵀ times vectors;
-    and k orthonormal vectors `[D, k]` to begin with, D the state's numbers. In float32 or wider.
-
-    J is the transpose of what the cell has: there is no second derivation.
-    """
-    if jnp.ndim(xs) != 2:
-        raise ValueError(
-            f"`xs` must be one sequence, (T, I), but got {jnp.shape(xs)}: jax.vmap over sequences."
-        )
-    params, befores, lin, _ = _linearized(cell, params, state, xs)
-    params, lin = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (params, lin))
-    one = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], wide(s.dtype)), befores)
-    flat, unflatten = ravel_pytree(one)
-    params_t, width = transposed(params), flat.size
-    count = width if count is None else checks.positive("count", count)
+def _admit_count(count: int | None, width: int) -> int:
+    if count is None:
+        return width
+    count = checks.positive("count", count)
     if count > width:
         raise ValueError(
-            f"`count` must be at most {width}, the state's numbers, but got {count}."
+            f"`count` must be at most {width}, the numbers of the state, but got {count}."
         )
-
-    def back(lin, vector):
-        return ravel_pytree(cell.state_vjp(params_t, lin, unflatten(vector)))[0]
-
-    def forward(lin, vector):
-        return jax.linear_transpose(lambda v: back(lin, v), vector)(vector)[0]
-
-    columns = {"in_axes": (None, 1), "out_axes": 1}
-    # Directions that no symmetry of the network singles out.
-    start = jax.random.normal(
-        jax.random.key(0), (width, min(width, count + extra)), flat.dtype
-    )
-    products = (jax.vmap(product, **columns) for product in (forward, back))
-    return lin, *products, jnp.linalg.qr(start)[0]
+    return count
 
 
-def _stretched(product, lin, q, reverse=False):
+def _start(products: JacobianProducts, count: int) -> Float[Array, "D k"]:
+    """Returns orthonormal directions that no symmetry of the network singles out."""
+    shape = products.width, min(products.width, count)
+    directions = jax.random.normal(jax.random.key(0), shape, products.dtype)
+    return jnp.linalg.qr(directions)[0]
+
+
+def _stretch(product: Product, lin: Any, q: Array, reverse: bool = False):
     """(3): the last Q `[D, k]`, and log |R_kk| of every step `[T, k]`."""
 
     def over_step(q, lin):

@@ -14,7 +14,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from jaxrnn.cells.base import matmul, wide
+from jaxrnn.ops.products import accumulation_dtype, matmul
 
 
 class DenseParams(NamedTuple):
@@ -28,7 +28,9 @@ def init_dense(
     key: PRNGKeyArray, input_size: int, output_size: int, dtype: DTypeLike = jnp.float32
 ) -> DenseParams:
     """Glorot-uniform weights (Glorot & Bengio, 2010, eq. 16), zero bias; shapes `[H, O]`, `[O]`."""
-    w = initializers.glorot_uniform()(key, (input_size, output_size), wide(dtype))
+    w = initializers.glorot_uniform()(
+        key, (input_size, output_size), accumulation_dtype(dtype)
+    )
     return DenseParams(w.astype(dtype), jnp.zeros(output_size, dtype))
 
 
@@ -50,7 +52,9 @@ def init_embedding(
     key: PRNGKeyArray, vocabulary: int, size: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "V I"]:
     """A table `[V, I]` of standard normal rows: features of unit variance, as inputs should be."""
-    return jax.random.normal(key, (vocabulary, size), wide(dtype)).astype(dtype)
+    return jax.random.normal(key, (vocabulary, size), accumulation_dtype(dtype)).astype(
+        dtype
+    )
 
 
 def embed(table: Float[Array, "V I"], ids: Int[Array, "*N"]) -> Float[Array, "*N I"]:

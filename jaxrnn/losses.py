@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Shaped
 
-from jaxrnn.cells.base import wide
+from jaxrnn.ops.products import accumulation_dtype
+from jaxrnn.ops.selection import with_axes_of
 
 Loss = Callable[[Array, Array], Array]
 
@@ -64,7 +65,7 @@ def masked_mean(
     """
     losses = _masked_losses(loss, outputs, labels, mask)
     counted = jnp.ones(losses.shape, bool) if mask is None else mask
-    accumulated = wide(
+    accumulated = accumulation_dtype(
         losses.dtype
     )  # 70,000 labels are beyond float16, and a bool counts to 1
     count = jnp.sum(counted, axis=axis, dtype=accumulated)
@@ -96,9 +97,9 @@ def _masked_losses(
     # A valid stand-in for every loss: class 0 for ids, and 1 for numbers, where the logarithms,
     # norms and quotients that losses are made of have no singularity.
     ids = jnp.issubdtype(labels.dtype, jnp.integer)
-    outputs = jnp.where(_against(mask, outputs), outputs, jnp.ones_like(outputs))
+    outputs = jnp.where(with_axes_of(outputs, mask), outputs, jnp.ones_like(outputs))
     labels = jnp.where(
-        _against(mask, labels),
+        with_axes_of(labels, mask),
         labels,
         jnp.zeros_like(labels) if ids else jnp.ones_like(labels),
     )
@@ -109,7 +110,3 @@ def _masked_losses(
             f"{losses.shape}. Reduce the last axis inside it, or give the mask that axis."
         )
     return jnp.where(mask, losses, jnp.zeros_like(losses))
-
-
-def _against(mask: Array, a: Array) -> Array:
-    return mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrnn import checks, windows
+from jaxrnn import checks
 from jaxrnn import devices as host
-from jaxrnn.windows import LossFn, ValueAndGrad
+from jaxrnn.windows import segments, truncated
+from jaxrnn.windows.segments import LossFn, ValueAndGrad
 
 
 class Learner(NamedTuple):
@@ -134,7 +135,7 @@ def truncated_train_step(
       TypeError, ValueError: as `truncated_value_and_grad`, and if T = 0 or `devices` is empty.
     """
     window, backprop = checks.window_and_backprop(window, backprop)
-    loss_fn = windows.checked(loss_fn)
+    loss_fn = segments.checked(loss_fn)
 
     def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
         def visit(learner: Learner, states: Any, value_and_grad: Any) -> Any:
@@ -144,7 +145,7 @@ def truncated_train_step(
         if not size:
             raise ValueError("`batch` must have one step at least, but got T = 0.")
         checks.within("window", window, size)
-        return windows.scan(loss_fn, window, backprop, visit, learner, state, batch)
+        return truncated.scan(loss_fn, window, backprop, visit, learner, state, batch)
 
     return _compiled(step, devices)
 

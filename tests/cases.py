@@ -107,17 +107,29 @@ def _compiled(unroll, cell, static):
     return jax.jit(jax.value_and_grad(of, (0, 1, 2)))
 
 
-def unroll_by_hand(cell, params, state, xs, *, mask=None, reset=None, reverse=False):
+def unroll_by_hand(
+    cell,
+    params,
+    state,
+    xs,
+    *,
+    mask=None,
+    reset=None,
+    reset_state=None,
+    reverse=False,
+):
     """Every sequence on its own, in a Python loop, its masked steps left out; batch `(B,)`."""
     size, batch = xs.shape[:2]
     mask = np.ones((size, batch), bool) if mask is None else np.asarray(mask)
     reset = np.zeros((size, batch), bool) if reset is None else np.asarray(reset)
+    if reset_state is None:
+        reset_state = jax.tree.map(jnp.zeros_like, state)
     lasts, outputs = [], []
     for b in range(batch):
-        first = jax.tree.map(lambda s, b=b: s[b], state)
+        first, anew = jax.tree.map(lambda s, b=b: s[b], (state, reset_state))
         now, hs = first, [jnp.zeros_like(first.h)] * size
         for t in reversed(range(size)) if reverse else range(size):
-            now = first if reset[t, b] else now
+            now = anew if reset[t, b] else now
             if mask[t, b]:
                 now, _ = cell.step(params, now, cell.drive(params, xs[t, b]))
                 hs[t] = now.h

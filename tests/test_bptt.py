@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 import jaxrnn
-from jaxrnn import bptt
 from tests.cases import (
     ACTIVATIONS,
     ALL_CELLS,
@@ -315,7 +314,7 @@ def test_a_reset_equals_two_calls(cell):
 
     def two_calls(cell, params, state, xs):
         _, hs = jaxrnn.unroll(cell, params, state, xs[:cut])
-        last, more = jaxrnn.unroll(cell, params, state, xs[cut:])
+        last, more = jaxrnn.unroll(cell, params, None, xs[cut:])
         return last, jnp.concatenate([hs, more])
 
     expected = value_and_grads(two_calls, cell, case)
@@ -506,7 +505,7 @@ def test_ragged_sequences_do_not_know_of_each_other(lengths):
 def test_after_a_reset_nothing_is_remembered(bits):
     reset = jnp.asarray(bits).reshape(SIZE, 3)
     hs = RESETTING(reset)
-    anew = jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, MIXED.state, x)[1])(
+    anew = jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, None, x)[1])(
         MIXED.xs
     )
     chex.assert_trees_all_close(hs[reset], anew[reset], rtol=1e-5, atol=1e-6)
@@ -589,7 +588,11 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
             now = jax.tree.map(
                 lambda s, f, t=t: f + gamma[t, :, None] * (s - f), now, fixed
             )
-            now = now if reset is None else select(reset[t], case.state, now)
+            now = (
+                now
+                if reset is None
+                else select(reset[t], jax.tree.map(jnp.zeros_like, now), now)
+            )
             after, _ = cell.step(case.params, now, cell.drive(case.params, case.xs[t]))
             now = select(mask[t], after, now)
             now = jax.tree.map(lambda s, p, t=t: s + p[t], now, probe)
@@ -599,7 +602,7 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
     probe = jax.tree.map(lambda s: jnp.zeros((SIZE, *s.shape)), case.state)
     expected = jax.jit(jax.value_and_grad(by_hand))(probe)
     got = jax.jit(
-        lambda: bptt.adjoints(
+        lambda: jaxrnn.adjoints(
             of,
             cell,
             case.params,

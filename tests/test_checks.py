@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import bptt
 from tests.cases import CELLS, problem
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
@@ -212,12 +211,12 @@ def test_adjoints_check_their_loss_and_options():
     with pytest.raises(
         TypeError, match="`unroll` has no option msk, but chunk, compute_dtype"
     ):
-        bptt.adjoints(lambda last, hs: hs.sum(), *arguments, msk=None)
+        jaxrnn.adjoints(lambda last, hs: hs.sum(), *arguments, msk=None)
     with pytest.raises(
         TypeError, match=r"`loss` must return a loss .*float32 of shape \(3, 5\)"
     ):
-        bptt.adjoints(lambda last, hs: hs[-1], *arguments)
+        jaxrnn.adjoints(lambda last, hs: hs[-1], *arguments)
     with pytest.raises(
         TypeError, match=r"`loss` must return a loss .* but got a tuple"
     ):
-        bptt.adjoints(lambda last, hs: (hs.sum(), last), *arguments)
+        jaxrnn.adjoints(lambda last, hs: (hs.sum(), last), *arguments)

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 import jaxrnn
-from jaxrnn import bptt, flow
+from jaxrnn import flow
 from tests.cases import LSTM_FIRST, problem
 
 LINEAR = jaxrnn.make_elman("identity")
@@ -309,7 +309,7 @@ def test_wrong_arguments(call, words):
 def test_the_regulariser_against_dense_jacobians(cell):
     case = one_sequence(cell)
     omega = flow.vanishing_regularizer(last_output, cell, *case[:3])
-    _, adjoints = bptt.adjoints(last_output, cell, *case[:3])
+    _, adjoints = jaxrnn.adjoints(last_output, cell, *case[:3])
     expected = 0.0
     for t, jacobian in enumerate(dense_jacobians(cell, case)):
         after = ravel_pytree(jax.tree.map(lambda a, t=t: a[t], adjoints))[0]
@@ -324,7 +324,7 @@ def test_the_regulariser_s_gradient_is_the_immediate_one():
     """By W_hh in J[t] = diag(1 - h²) W_hhᵀ alone, states and adjoints held fixed."""
     cell = jaxrnn.elman
     case = problem(cell, 6)
-    _, adjoints = bptt.adjoints(last_output, cell, *case[:3])
+    _, adjoints = jaxrnn.adjoints(last_output, cell, *case[:3])
     hs = jaxrnn.unroll(cell, *case[:3])[1]
 
     def by_hand(w_hh):

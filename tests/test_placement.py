@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from jaxrnn import bptt, placement
+from jaxrnn.ops import placement
 from tests.cases import CELLS, LSTM_FIRST, factors, loss, problem, steps
 
 SIZE, BATCH = 7, (4,)
@@ -172,7 +172,7 @@ def test_adjoints_on_a_mesh(kind, cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
     def of(params, state, xs):
-        return bptt.adjoints(
+        return jaxrnn.adjoints(
             lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, state, xs
         )[1]
 
@@ -191,7 +191,7 @@ def test_adjoints_in_shard_map(cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
     def of(params, xs):
-        return bptt.adjoints(
+        return jaxrnn.adjoints(
             lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, None, xs
         )[1]
 

@@ -1,17 +1,17 @@
-"""The basic recurrent network (Elman, 1990, "Finding structure in time", Cognitive Science 14).
+"""The basic recurrent network (Elman, 1990, "Finding structure in time", Cogn. Sci. 14).
 
     z[t] = u[t] + h[t-1] W_hh,        u[t] = x[t] W_ih + b
-    h[t] = f(z[t])                                                                           (1)
+    h[t] = f(z[t])                                                                 (1)
 
 Its Jacobian is J[t] = W_hhᵀ scaled by ḟ(z[t]), so with δ[t] = ḟ(z[t]) ⊙ λ[t] the adjoint is
 
-    J[t]ᵀ λ[t] = δ[t] W_hhᵀ                                                                  (2)
-    dW_ih = Σ x[t]ᵀ δ[t],   dW_hh = Σ h[t-1]ᵀ δ[t],   db = Σ δ[t],   dx[t] = δ[t] W_ihᵀ      (3)
+    J[t]ᵀ λ[t] = δ[t] W_hhᵀ                                                        (2)
+    dW_ih = Σ x[t]ᵀ δ[t],  dW_hh = Σ h[t-1]ᵀ δ[t],  db = Σ δ[t],  dx[t] = δ[t] W_ihᵀ (3)
 
-For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing but the
-states need be kept. The gradient i steps back is a product of i factors ḟ and Wₘ: with the
-logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly, and with relu or the
-identity it lives or explodes as Wₘ decides.
+For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing but
+the states need be kept. The gradient i steps back is a product of i factors ḟ and Wₘ: with
+the logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly, and with relu
+or the identity it survives or explodes as Wₘ decides.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,15 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn.cells.base import (
-    Cell,
-    Shape,
+from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.cells.weights import (
+    Gates,
     affine,
-    hidden_size,
     input_weights,
-    lead_sum,
-    matmul,
-    outer_sum,
     recurrent_weights,
+    units_in,
 )
+from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 Elementwise = Callable[[Array], Array]
 
@@ -55,6 +53,8 @@ class ElmanParams(NamedTuple):
     w_hh: Array
     b: Array
 
+    gates = Gates("h")
+
 
 class ElmanState(NamedTuple):
     """`h [*B, H]`."""
@@ -63,10 +63,10 @@ class ElmanState(NamedTuple):
 
 
 def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Cell:
-    """An Elman cell with the given activation, (1) to (3).
+    """Returns an Elman cell with the given activation, (1) to (3).
 
-    The same argument gives the same `Cell` object, so `jit` does not trace twice; a user's pair
-    must therefore be made of module-level functions, not of a new lambda at each call.
+    The same argument gives the same `Cell` object, so `jit` does not trace twice; a pair of
+    functions must therefore be defined once, not as new lambdas at each call.
 
     Args:
       activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of elementwise
@@ -76,7 +76,8 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
       A `Cell` with `ElmanParams` and `ElmanState`.
 
     Raises:
-      ValueError: if the name is unknown, or the argument neither a name nor a pair of functions.
+      ValueError: if the name is unknown, or the argument is neither a name nor a pair of
+        functions.
     """
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
@@ -118,16 +119,14 @@ def _init(
 ) -> ElmanParams:
     key_ih, key_hh = jax.random.split(key)
     return ElmanParams(
-        w_ih=input_weights(key_ih, input_size, hidden_size, 1, dtype),
-        w_hh=recurrent_weights(key_hh, hidden_size, 1, dtype),
+        w_ih=input_weights(key_ih, input_size, hidden_size, ElmanParams.gates, dtype),
+        w_hh=recurrent_weights(key_hh, hidden_size, ElmanParams.gates, dtype),
         b=jnp.zeros(hidden_size, dtype),
     )
 
 
 def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
-    return ElmanState(
-        jnp.zeros((*batch_shape, hidden_size(params, 1)), params.w_hh.dtype)
-    )
+    return ElmanState(jnp.zeros((*batch_shape, units_in(params)), params.w_hh.dtype))
 
 
 def _drive(params: ElmanParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N H"]:

@@ -2,20 +2,20 @@
 
 With u[t] = x[t] W_ih + b, q = h[t-1] W_hh, and gates in the order r z n:
 
-    r = σ(u_r + q_r),   z = σ(u_z + q_z)                                                     (1)
-    n = tanh(u_n + r ⊙ (q_n + b_hn))                                                         (2)
-    h[t] = (1 - z) ⊙ n + z ⊙ h[t-1]                                                          (3)
+    r = σ(u_r + q_r),   z = σ(u_z + q_z)                                           (1)
+    n = tanh(u_n + r ⊙ (q_n + b_hn))                                               (2)
+    h[t] = (1 - z) ⊙ n + z ⊙ h[t-1]                                                (3)
 
-These are PyTorch's and cuDNN's equations. r stands outside the product, as in the first version
-of the paper (arXiv:1406.1078v1; the third has W_n (r ⊙ h)), so that one product serves all three
-gates. Everything that goes back is proportional to λ:
+These are PyTorch's and cuDNN's equations. r stands outside the product, as in the first
+version of the paper (arXiv:1406.1078v1; the third has W_n (r ⊙ h)), so that one product
+serves all three gates. Everything that goes back is proportional to λ:
 
-    ν = (1 - z) ⊙ (1 - n²)                                     ∂h/∂(argument of n)           (4)
-    δ_q = λ ⊙ (ν (q_n + b_hn) r(1-r),  (h[t-1] - n) z(1-z),  ν r)                            (5)
-    Jᵀλ = λ ⊙ z + δ_q W_hhᵀ                                                                  (6)
-    δ_u = δ_q, but for the n gate λ ⊙ ν                                                      (7)
+    ν = (1 - z) ⊙ (1 - n²)                          ∂h/∂(argument of n)            (4)
+    δ_q = λ ⊙ (ν (q_n + b_hn) r(1-r),  (h[t-1] - n) z(1-z),  ν r)                  (5)
+    Jᵀλ = λ ⊙ z + δ_q W_hhᵀ                                                        (6)
+    δ_u = δ_q, but λ ⊙ ν for the gate n                                            (7)
     dW_ih = Σ x[t]ᵀ δ_u,  dW_hh = Σ h[t-1]ᵀ δ_q,  db = Σ δ_u,  db_hn = Σ δ_q,n,
-    dx[t] = δ_u W_ihᵀ                                                                        (8)
+    dx[t] = δ_u W_ihᵀ                                                              (8)
 
 The remedy against the vanishing gradient is the term λ ⊙ z of (6).
 """
@@ -29,28 +29,26 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn.cells.base import (
-    Cell,
-    Shape,
+from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.cells.weights import (
+    Gates,
     affine,
-    hidden_size,
     input_weights,
-    lead_sum,
-    matmul,
-    outer_sum,
     recurrent_weights,
+    units_in,
 )
-
-GATES = 3  # r z n
+from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 
 class GRUParams(NamedTuple):
-    """`w_ih [I, 3H]`, `w_hh [H, 3H]`, `b [3H]`, gates in the order r z n, and `b_hn [H]`."""
+    """`w_ih [I, 3H]`, `w_hh [H, 3H]`, `b [3H]`, gates r z n, and `b_hn [H]`."""
 
     w_ih: Array
     w_hh: Array
     b: Array
     b_hn: Array
+
+    gates = Gates("rzn", keep="z")
 
 
 class GRUState(NamedTuple):
@@ -60,8 +58,8 @@ class GRUState(NamedTuple):
 
 
 class GRURes(NamedTuple):
-    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and what r
-    multiplies, `inner = q_n + b_hn [..., H]`."""
+    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and the
+    factor of r, `inner = q_n + b_hn [..., H]`."""
 
     rz: Array
     n: Array
@@ -81,15 +79,15 @@ def _init(
 ) -> GRUParams:
     key_ih, key_hh = jax.random.split(key)
     return GRUParams(
-        w_ih=input_weights(key_ih, input_size, hidden_size, GATES, dtype),
-        w_hh=recurrent_weights(key_hh, hidden_size, GATES, dtype),
-        b=jnp.zeros(GATES * hidden_size, dtype),
+        w_ih=input_weights(key_ih, input_size, hidden_size, GRUParams.gates, dtype),
+        w_hh=recurrent_weights(key_hh, hidden_size, GRUParams.gates, dtype),
+        b=jnp.zeros(3 * hidden_size, dtype),
         b_hn=jnp.zeros(hidden_size, dtype),
     )
 
 
 def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
-    size = hidden_size(params, GATES)
+    size = units_in(params)
     if params.b_hn.shape != (size,):
         raise ValueError(
             f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}."
@@ -124,7 +122,7 @@ def _linearize(
 
 
 def _delta_q(lin: GRULin, adjoint: GRUState) -> Array:
-    return lin.gates * jnp.concatenate([adjoint.h] * GATES, axis=-1)  # (5)
+    return lin.gates * jnp.concatenate([adjoint.h] * 3, axis=-1)  # (5)
 
 
 def _state_vjp(params_t: GRUParams, lin: GRULin, adjoint: GRUState) -> GRUState:
@@ -154,16 +152,7 @@ def _param_vjp(
     return dparams, matmul(delta_u, params_t.w_ih)  # (8)
 
 
-gru = Cell(
-    _init,
-    _initial_state,
-    _drive,
-    _step,
-    _linearize,
-    _state_vjp,
-    _param_vjp,
-    read_ahead=True,
-)
+gru = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)
 """The gated recurrent unit, gates r z n: `GRUParams` (`w_hh [H, 3H]`), `GRUState`."""
 
 register_namedtuple_serialization(GRUParams, serialized_name="jaxrnn.GRUParams")

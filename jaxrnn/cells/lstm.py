@@ -2,20 +2,21 @@
 
 With u[t] = x[t] W_ih + b, σ the logistic function, and gates in the order i f g o:
 
-    i = σ(z_i),   f = σ(z_f),   g = tanh(z_g),   o = σ(z_o),       z = u[t] + h[t-1] W_hh    (1)
-    c[t] = f ⊙ c[t-1] + i ⊙ g                                                                (2)
-    h[t] = o ⊙ tanh(c[t])                                                                    (3)
+    i = σ(z_i),  f = σ(z_f),  g = tanh(z_g),  o = σ(z_o),   z = u[t] + h[t-1] W_hh   (1)
+    c[t] = f ⊙ c[t-1] + i ⊙ g                                                        (2)
+    h[t] = o ⊙ tanh(c[t])                                                            (3)
 
 These are PyTorch's and cuDNN's equations. The adjoint (λ_h, λ_c) moves back by
 
-    κ = λ_c + λ_h ⊙ o ⊙ (1 - tanh² c[t])            all that reaches c[t]                    (4)
-    δ = (κ ⊙ g ⊙ i(1-i),  κ ⊙ c[t-1] ⊙ f(1-f),  κ ⊙ i ⊙ (1-g²),  λ_h ⊙ tanh c[t] ⊙ o(1-o))   (5)
-    Jᵀλ = (δ W_hhᵀ,  κ ⊙ f)                                                                  (6)
-    dW_ih = Σ x[t]ᵀ δ,   dW_hh = Σ h[t-1]ᵀ δ,   db = Σ δ,   dx[t] = δ W_ihᵀ                  (7)
+    κ = λ_c + λ_h ⊙ o ⊙ (1 - tanh² c[t])             all that reaches c[t]           (4)
+    δ = (κ ⊙ g ⊙ i(1-i),  κ ⊙ c[t-1] ⊙ f(1-f),
+         κ ⊙ i ⊙ (1-g²),  λ_h ⊙ tanh c[t] ⊙ o(1-o))                                  (5)
+    Jᵀλ = (δ W_hhᵀ,  κ ⊙ f)                                                          (6)
+    dW_ih = Σ x[t]ᵀ δ,   dW_hh = Σ h[t-1]ᵀ δ,   db = Σ δ,   dx[t] = δ W_ihᵀ          (7)
 
-and everything in (4) to (6) but λ is known once the states are: that is `LSTMLin`. The remedy
-against the vanishing gradient is the last term of (6): along c the gradient is multiplied by f
-alone, with no weight and no slope, and survives where f is near 1.
+Everything in (4) to (6) but λ is known once the states are: that is `LSTMLin`. The remedy
+against the vanishing gradient is the last term of (6): along c the gradient is multiplied
+by f alone, with no weight and no slope, and survives where f is near 1.
 """
 
 from typing import NamedTuple
@@ -28,27 +29,25 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn.cells.base import (
-    Cell,
-    Shape,
+from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.cells.weights import (
+    Gates,
     affine,
-    hidden_size,
     input_weights,
-    lead_sum,
-    matmul,
-    outer_sum,
     recurrent_weights,
+    units_in,
 )
-
-GATES = 4  # i f g o
+from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 
 class LSTMParams(NamedTuple):
-    """`w_ih [I, 4H]`, `w_hh [H, 4H]`, `b [4H]`, gates in the order i f g o, one floating dtype."""
+    """`w_ih [I, 4H]`, `w_hh [H, 4H]`, `b [4H]`, gates i f g o, one floating dtype."""
 
     w_ih: Array
     w_hh: Array
     b: Array
+
+    gates = Gates("ifgo", keep="f", admit="i")
 
 
 class LSTMState(NamedTuple):
@@ -59,7 +58,7 @@ class LSTMState(NamedTuple):
 
 
 class LSTMLin(NamedTuple):
-    """The coefficients of (4) to (6): `gates [..., 4H]` of δ, `h_to_c [..., H]`, `f [..., H]`."""
+    """The coefficients of (4) to (6): `gates [..., 4H]` of δ, `h_to_c` and `f [..., H]`."""
 
     gates: Array
     h_to_c: Array
@@ -70,18 +69,18 @@ def _init(
     key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
 ) -> LSTMParams:
     key_ih, key_hh = jax.random.split(key)
-    # Forget bias 1: at the start the memory decays over a few steps (σ(1) = 0.73), not over one
-    # (Jozefowicz, Zaremba & Sutskever, 2015).
+    # Forget bias 1: at the start the memory decays over a few steps (σ(1) = 0.73), not
+    # over one (Jozefowicz, Zaremba & Sutskever, 2015).
     bias = np.repeat([0.0, 1.0, 0.0, 0.0], hidden_size)
     return LSTMParams(
-        w_ih=input_weights(key_ih, input_size, hidden_size, GATES, dtype),
-        w_hh=recurrent_weights(key_hh, hidden_size, GATES, dtype),
+        w_ih=input_weights(key_ih, input_size, hidden_size, LSTMParams.gates, dtype),
+        w_hh=recurrent_weights(key_hh, hidden_size, LSTMParams.gates, dtype),
         b=jnp.asarray(bias, dtype),
     )
 
 
 def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
-    shape = (*batch_shape, hidden_size(params, GATES))
+    shape = (*batch_shape, units_in(params))
     # Two arrays, not one twice: a state can be donated, and a buffer only once.
     return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
 
@@ -91,10 +90,10 @@ def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]
 
 
 def _scale_and_shift(size: int, dtype: DTypeLike) -> tuple[Array, Array]:
-    """a and b, per column, such that every gate is `a tanh(a z) + b`: σ(z) = ½ tanh(½ z) + ½.
+    """Returns a and b per column, such that every gate is `a tanh(a z) + b`.
 
-    One contiguous activation over all four gates is what lets XLA:CPU vectorise the step; its
-    derivative is a² - (gate - b)², for all gates at once too.
+    For σ(z) = ½ tanh(½ z) + ½. One contiguous activation over all four gates is what lets
+    XLA:CPU vectorize the step; its derivative, too, is a² - (gate - b)² for all gates.
     """
     scale = np.repeat([0.5, 0.5, 1.0, 0.5], size)
     shift = np.repeat([0.5, 0.5, 0.0, 0.5], size)
@@ -106,7 +105,7 @@ def _step(
 ) -> tuple[LSTMState, Float[Array, "*B G"]]:
     scale, shift = _scale_and_shift(state.h.shape[-1], u.dtype)
     gates = scale * jnp.tanh(scale * (matmul(state.h, params.w_hh) + u)) + shift  # (1)
-    i, f, g, o = jnp.split(gates, GATES, axis=-1)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
     c = f * state.c + i * g  # (2)
     return LSTMState(o * jnp.tanh(c), c), gates  # (3)
 
@@ -119,7 +118,7 @@ def _linearize(
 ) -> LSTMLin:
     scale, shift = _scale_and_shift(state.h.shape[-1], gates.dtype)
     slopes = scale**2 - (gates - shift) ** 2
-    i, f, g, o = jnp.split(gates, GATES, axis=-1)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
     tanh_c = jnp.tanh(state.c)
     return LSTMLin(
         gates=slopes * jnp.concatenate([g, state_prev.c, i, tanh_c], axis=-1),

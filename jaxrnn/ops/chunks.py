@@ -1,4 +1,4 @@
-"""A scan over chunks of steps, for any number of steps, and how long a chunk should be."""
+"""Scans over chunks of steps, for any number of steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def fit(size: int, aim: int) -> int:
-    """A chunk of about `aim` steps, 1 ≤ K, of a sequence of `size`.
+def chunk_length(size: int, aim: int) -> int:
+    """Returns a chunk of about `aim` steps, K ≥ 1, for a sequence of `size` steps.
 
-    A divisor of `size`, where there is one within a factor of 2: it spares the program a tail,
-    which costs a copy and a second compilation of the loop.
+    If there is a divisor of `size` within a factor of 2, it is chosen: it spares the program
+    a tail, which costs a copy and a second compilation of the loop.
     """
     aim = max(1, min(aim, size))
-    near = [k for k in range(-(-aim // 2), min(2 * aim, size) + 1) if size % k == 0]
+    candidates = range(-(-aim // 2), min(2 * aim, size) + 1)
+    near = [k for k in candidates if size % k == 0]
     return min(near, key=lambda k: (abs(k - aim), -k), default=aim)
 
 
@@ -27,12 +28,12 @@ def scan(
     per_step: Any,
     reverse: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """`lax.scan` of `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
+    """Runs `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
 
-    `per_step` leaves are `[T, ...]`, and `body` sees `[K, ...]` of them; `per_chunk` leaves are
-    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop; where
-    K = T there is no loop; only there may K be symbolic, under `jax.export`. Returns the carry, and
-    both kinds of output in the same layout.
+    `per_step` leaves are `[T, ...]`, of which `body` gets `[K, ...]`; `per_chunk` leaves are
+    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop;
+    where K = T there is no loop, and only there may K be symbolic, under `jax.export`.
+    Returns the carry, and both kinds of output in the same layout.
     """
     size = jax.tree.leaves(per_step)[0].shape[0]
     count, tail = (0, size) if size == chunk else divmod(size, chunk)
@@ -79,11 +80,11 @@ def _concatenated(start, end):
 def scan_ahead(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any
 ) -> tuple[Any, Any]:
-    """`lax.scan`, each step's input read one step ahead and carried: same results, other code.
+    """Runs `lax.scan` with each input read one step ahead and carried: the same results.
 
-    XLA:CPU fuses the read of a step's input into the elementwise work that follows. Where that
-    work is a chain with slices in it, such as the GRU's, the fused loop is no longer vectorised; an
-    input that stands in the carry is a plain buffer.
+    XLA:CPU fuses the read of a step's input with the elementwise work that follows. Where that
+    work is a chain with slices in it, as in the GRU, the fused loop is not vectorized; an
+    input in the carry is a plain buffer.
     """
     size = jax.tree.leaves(xs)[0].shape[0]
 

@@ -1,0 +1,1 @@
+"""What the engines and the cells are made of: products, selection, chunks, norms."""

@@ -1,0 +1,356 @@
+"""The doors to the engine: a cell over a sequence, its adjoints, its oracle, one step of it.
+
+Each checks its arguments, chooses a plan, and calls `bptt.unroll` or the cell in a compiled
+program, so that a call outside `jit` compiles once for each kind of arguments.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
+
+from jaxrnn import bptt, checks
+from jaxrnn.bptt import Inputs, Steps
+from jaxrnn.cells.base import Adjoint, Cell, Params, State
+from jaxrnn.ops import placement, products
+from jaxrnn.ops.selection import flip, keep, map_axis, scale, select
+from jaxrnn.plan import Plan, Store, make_plan
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    mask: Bool[Array, "T *B"] | None = None,
+    reset: Bool[Array, "T *B"] | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    truncate: int | None = None,
+    gamma: Float[Array, "T"] | Float[Array, "T *B"] | None = None,
+    chunk: int | None = None,
+    store: Store | None = None,
+    compute_dtype: DTypeLike | None = None,
+) -> tuple[State, Float[Array, "T *B H"]]:
+    """Runs a cell over a sequence; its gradient is BPTT, written by hand (`bptt.py`).
+
+    Gradients are exact with respect to `params`, `state`, `reset_state` and `xs`, and have
+    their dtypes. (`truncate` and `gamma` make them those of another function on purpose.)
+    Reverse mode of any order works, and forward mode over reverse mode. Forward mode alone
+    does not go through a hand-written backward pass: call `unroll_autodiff` for it.
+
+    A call outside `jit` is compiled once for each cell and each kind of arguments. `cell`,
+    `reverse` and the options from `truncate` on, except `gamma`, are static: under `jit`,
+    close over them.
+
+    Args:
+      cell: a `Cell`, such as `jaxrnn.lstm`. Static.
+      params: the cell's parameters, `cell.init(key, I, H)`, of one floating dtype.
+      state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`, zeros.
+        Pass the state that an earlier call returned to continue its sequence: a sequence
+        may be split into calls anywhere, at resets and masked steps too.
+      xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T may
+        be 0.
+      mask: True where there is an input. A masked step (False) copies the state and outputs
+        zero; whatever its `xs` holds, NaN included, reaches no output and no gradient.
+        Without `reset`, a chunk in which every step is masked is skipped.
+      reset: True where a step starts from `reset_state`, not from the state before it, as at
+        the start of an episode. It acts at masked steps too.
+      reset_state: the state from which reset steps start, leaves `[*B, H]`; None for
+        `cell.initial_state`, zeros. The gradient of a reset goes to it, and no further back.
+      reverse: run from the last step to the first. The returned state is the one after
+        step 0; with a mask each sequence is reversed within its own mask. `reset` and
+        `truncate` count in the order of the run: a reset step goes on to the step before it.
+      truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT
+        with windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
+      gamma: γ, the factor by which the adjoint is multiplied on its way from step t to the
+        step before it (into `state`, at the first one), `[T]` or `[T, *B]`, in the order of
+        `xs`. It also scales the adjoint that passes a masked step, but not what a reset step
+        sends to `reset_state`. `truncate=k` is γ = 0 at the steps k, 2k, … of the run and 1
+        elsewhere (for adjoints that are finite: 0 · ∞ is NaN, a cut is not);
+        `jaxrnn.randomized_truncation` draws one that leaves the gradient unbiased. None: 1.
+        Where T = B, a `gamma [T]` and factors for each sequence have the same shape, and so
+        have a mask and its transpose: neither mistake can be detected.
+      chunk: K, the steps that are linearized at once, 1 ≤ K. By default K is chosen for
+        speed. With "states" it is capped at a fraction of T (one twentieth for an LSTM);
+        with "boundaries" it lies between √(T/10) and √T. It changes speed and memory, not
+        the result.
+      store: what the forward pass keeps, per step, for the backward pass. "states": the
+        states, and the gates are recomputed, in parallel over time. "residuals": the gates
+        too; less arithmetic, more memory. "boundaries": only each chunk's first state; every
+        chunk is run forward again, memory O(T/K + K). Default: "residuals" where
+        T·B ≤ I + H, so that they take no more memory than the parameters do; else "states".
+      compute_dtype: the dtype in which the matrix products multiply, such as `jnp.bfloat16`;
+        they accumulate in float32 or wider, and states, elementwise work, parameters and
+        gradients keep their own dtype. None: that of `params`.
+
+    Returns:
+      The last state, and the outputs `hs [T, *B, H]`.
+
+    Raises:
+      TypeError: if `cell` is not a Cell, or a dtype does not fit.
+      ValueError: if a shape or an option does not fit.
+
+    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it",
+    Proc. IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
+    """
+    inputs = admit(
+        cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
+    )
+    plan = _plan(cell, inputs, chunk=chunk, store=store, compute_dtype=compute_dtype)
+    return _call(cell, plan, inputs, reverse)
+
+
+class UnrollOptions(TypedDict, total=False):
+    """The options of `unroll` other than `reverse`."""
+
+    mask: Bool[Array, "T *B"] | None
+    reset: Bool[Array, "T *B"] | None
+    reset_state: State | None
+    truncate: int | None
+    gamma: Float[Array, "T"] | Float[Array, "T *B"] | None
+    chunk: int | None
+    store: Store | None
+    compute_dtype: DTypeLike | None
+
+
+def adjoints(
+    loss: Callable[[State, Float[Array, "T *B H"]], Float[Array, ""]],
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    reverse: bool = False,
+    **options: Unpack[UnrollOptions],
+) -> tuple[Float[Array, ""], Adjoint]:
+    """Returns the loss, and the adjoint λ[t] = dR̂/ds[t] of every state, by one backward pass.
+
+    λ[t] is the change of the loss per change of the state after step t: through the output of
+    that step, and through all that follows from it.
+
+    Args:
+      loss: `(last, hs) -> R̂`, a function of what `unroll` returns.
+      cell: as in `unroll`, and so are all that follow, `options` too.
+
+    Returns:
+      The loss, and the adjoints, a tree like the state with leaves `[T, *B, H]`.
+
+    Raises:
+      TypeError, ValueError: as `unroll`.
+    """
+    if unknown := sorted(set(options) - set(UnrollOptions.__annotations__)):
+        raise TypeError(
+            f"`unroll` has no option {', '.join(unknown)}, but "
+            f"{', '.join(sorted(UnrollOptions.__annotations__))}."
+        )
+    planned = {name: options.get(name) for name in ("chunk", "store", "compute_dtype")}
+    given = {name: value for name, value in options.items() if name not in planned}
+    inputs = admit(cell, params, state, xs, reverse=reverse, **given)
+    plan = _plan(cell, inputs, adjoints=True, **planned)
+    # Placed as the state is, on whatever mesh.
+    probe = jax.tree.map(
+        lambda s: jnp.broadcast_to(jnp.zeros_like(s), (inputs.xs.shape[0], *s.shape)),
+        inputs.state,
+    )
+
+    def loss_of(probe):
+        value = loss(*_call(cell, plan, inputs._replace(probe=probe), reverse))
+        checks.scalar("loss", value, "of the last state and the outputs")
+        return value
+
+    return jax.value_and_grad(loss_of)(probe)
+
+
+def unroll_autodiff(
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"],
+    *,
+    mask: Bool[Array, "T *B"] | None = None,
+    reset: Bool[Array, "T *B"] | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    truncate: int | None = None,
+    gamma: Float[Array, "T"] | Float[Array, "T *B"] | None = None,
+    chunk: int | None = None,
+    store: Store | None = None,
+    compute_dtype: DTypeLike | None = None,
+) -> tuple[State, Float[Array, "T *B H"]]:
+    """Runs `unroll` as one plain scan that JAX differentiates.
+
+    It is the oracle of the tests, and the function for forward mode: `jax.jvp`, `jax.jacfwd`
+    and `jax.linearize` work. Arguments, results and errors are those of `unroll`; `chunk` and
+    `store` are checked and change nothing here.
+    """
+    inputs = admit(
+        cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
+    )
+    plan = _plan(cell, inputs, chunk=chunk, store=store, compute_dtype=compute_dtype)
+    return _scan(cell, plan, inputs, reverse)
+
+
+def step(
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    x: Float[Array, "*B I"],
+    *,
+    mask: Bool[Array, "*B"] | None = None,
+    reset: Bool[Array, "*B"] | None = None,
+    reset_state: State | None = None,
+) -> tuple[State, Float[Array, "*B H"]]:
+    """Runs one step, for streaming: `unroll` over a sequence of one step, exactly.
+
+    Args:
+      cell: a `Cell`. Static.
+      params: the cell's parameters.
+      state: the state before the step, leaves `[*B, H]`; None for zeros, if `x` has at most
+        one batch axis.
+      x: the input, `[*B, I]`, in the dtype of `params`.
+      mask: `[*B]`, False where there is no input: the state is copied and the output is zero.
+      reset: `[*B]`, True where the step starts from `reset_state`, not from `state`.
+      reset_state: as in `unroll`.
+
+    Returns:
+      The state after the step, and the output `h [*B, H]`.
+
+    Raises:
+      TypeError, ValueError: as `unroll`.
+    """
+    params, state, x = checks.one_step(cell, params, state, x)
+    batch = x.shape[:-1]
+    if mask is not None:
+        mask = checks.steps("mask", jnp.asarray(mask), batch, "(*B)")
+    if reset is not None:
+        reset = checks.steps("reset", jnp.asarray(reset), batch, "(*B)")
+    given = checks.given_or_initial(cell, params, reset_state, batch, "reset_state")
+    state, given = placement.as_batch_of(x[None], (state, given))
+    steps = Steps(mask, None if reset is None else ~reset)
+    given = None if reset is None else given
+    return _step(cell, Inputs(params, state, given, x, steps, None))
+
+
+def admit(
+    cell: Any,
+    params: Any,
+    state: Any,
+    xs: Any,
+    mask: Any = None,
+    reset: Any = None,
+    reset_state: Any = None,
+    truncate: Any = None,
+    gamma: Any = None,
+    reverse: Any = False,
+) -> Inputs:
+    """Returns the arguments checked, as arrays that are placed alike, in the order of xs."""
+    checks.flag("reverse", reverse)
+    params, state, xs, mask, reset = checks.sequence(
+        cell, params, state, xs, mask, reset
+    )
+    given = checks.given_or_initial(
+        cell, params, reset_state, xs.shape[1:-1], "reset_state"
+    )
+    state, given = placement.as_batch_of(xs, (state, given))
+    if truncate is not None:
+        truncate = checks.positive("truncate", truncate)
+    steps = Steps(
+        mask,
+        None if reset is None else ~reset,
+        _uncut(truncate, xs.shape[0], reverse),
+        None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs),
+    )
+    inputs = Inputs(params, state, None if reset is None else given, xs, steps, None)
+    return placement.varying_alike(inputs)
+
+
+def _uncut(truncate: int | None, size: Any, reverse: bool) -> Array | None:
+    """Returns `[T]`, False where no gradient passes to the step before; None: nowhere.
+
+    Counted from 0 in the order of the run, these are the steps k, 2k, …: the first one of
+    every window but the first.
+    """
+    if truncate is None or (isinstance(size, int) and truncate >= size):
+        return None
+    steps = jnp.arange(size)
+    uncut = (steps % truncate != 0) | (steps == 0)
+    return jnp.flip(uncut) if reverse else uncut
+
+
+def _plan(cell: Cell, inputs: Inputs, **options: Any) -> Plan:
+    return make_plan(cell, inputs.params, inputs.state, inputs.xs, **options)
+
+
+def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
+    """`_run`, with a cure for forward mode."""
+    try:
+        return _run(cell, plan, inputs, reverse)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "forward mode alone (jvp, jacfwd, linearize) does not go through a backward "
+            "pass that is written by hand. Call jaxrnn.unroll_autodiff, the same function, "
+            "instead."
+        ) from error
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def _run(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
+    """`bptt.unroll` in the order of the run, without batch axes of size 1."""
+    params, state, reset_state, xs, steps, probe = inputs
+    if reverse:
+        xs, steps, probe = flip((xs, steps, probe))
+    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the
+    # inputs.
+    sizes = enumerate(xs.shape[1:-1])
+    ones = tuple(axis for axis, size in sizes if isinstance(size, int) and size == 1)
+    after_time = tuple(axis + 1 for axis in ones)
+    state, reset_state = map_axis(jnp.squeeze, (state, reset_state), ones)
+    xs, probe = map_axis(jnp.squeeze, (xs, probe), after_time)
+    steps = jax.tree.map(
+        lambda a: jnp.squeeze(a, after_time) if a.ndim > 1 else a, steps
+    )
+    inputs = Inputs(params, state, reset_state, xs, steps, probe)
+    last, hs = bptt.unroll(cell, plan, inputs)
+    last, hs = map_axis(jnp.expand_dims, last, ones), jnp.expand_dims(hs, after_time)
+    return last, flip(hs) if reverse else hs
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def _scan(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
+    """(1) to (6) of `bptt` as a scan over steps; γ and cuts in the derivative alone."""
+    _, state, reset_state, xs, steps, _ = inputs
+    params = products.matrices_in(inputs.params, plan.compute_dtype)
+    us = cell.drive(params, keep(steps.mask, xs))
+
+    def over_step(before, inputs):
+        u, step = inputs
+        constant = lax.stop_gradient(before)
+        # The value of the state, and γ times its derivative.
+        deviation = scale(step.gamma, jax.tree.map(jnp.subtract, before, constant))
+        moved = jax.tree.map(jnp.add, constant, deviation)
+        before = select(step.uncut, moved, constant)
+        before = select(step.linked, before, reset_state)
+        after, _ = cell.step(params, before, u)
+        after = select(step.mask, after, before)
+        return after, keep(step.mask, after.h)
+
+    return lax.scan(over_step, state, (us, steps), reverse=reverse)
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(cell: Cell, inputs: Inputs) -> tuple[State, Array]:
+    """(4) to (6) of `bptt`, once."""
+    params, state, reset_state, x, steps, _ = inputs
+    before = select(steps.linked, state, reset_state)  # (4)
+    after, _ = cell.step(params, before, cell.drive(params, keep(steps.mask, x)))
+    after = select(steps.mask, after, before)  # (5)
+    return after, keep(steps.mask, after.h)  # (6)
