@@ -12,12 +12,13 @@ g[0] = 0), the adjoint λ[t] = dR̂/ds[t] and the Jacobian J[t] = ∂s[t]/∂s[t
 
 Both run over *chunks* of K steps. Whatever does not depend on the recursion is computed
 outside the loop over steps, for a whole chunk at once: the drive before (1), the
-coefficients of every J[t] (`Cell.linearize`) before (2), the sum (3) after it. So the loop
-over steps holds one matrix product each way and carries no gradient of a weight, the
-products outside have K·B rows, and the working set is a chunk's, not the sequence's.
+coefficients of every J[t] (`Cell.linearize`) before (2), the sum (3) after it. So the
+loop over steps holds one matrix product each way and carries no gradient of a weight,
+the products outside have K·B rows, and the working set is a chunk's, not the
+sequence's.
 
-A masked step copies the state. A step that is not linked to the one before starts from the
-reset state r. A cut lets no adjoint pass, and γ[t] scales the one that does. With
+A masked step copies the state. A step that is not linked to the one before starts from
+the reset state r. A cut lets no adjoint pass, and γ[t] scales the one that does. With
 select(p, a, b) = a where p, else b, and s̃ the state from which a step starts:
 
     s̃[t-1] = select(linked[t], s[t-1], r)                                          (4)
@@ -25,10 +26,11 @@ select(p, a, b) = a where p, else b, and s̃ the state from which a step starts:
     hs[t]  = select(mask[t], h[t], 0),    so g[t] = 0 where mask[t] is False       (6)
     λ̃[t-1] = select(mask[t], J[t]ᵀ λ[t], λ[t])                                     (7)
     λ[t-1] = g[t-1] + γ[t] select(linked[t] and uncut[t], λ̃[t-1], 0)               (8)
-    dR̂/dr  = Σ select(linked[t], 0, λ̃[t-1]),    dR̂/ds[0] = λ[0]                    (9)
+    dR̂/dr  = Σ select(linked[t], 0, λ̃[t-1]),    dR̂/ds[0] = λ[0]                   (9)
 
 and (3) sums over the steps that are not masked. All of it but γ by selection, never by
-multiplication, so that NaN in a masked input stays there, and a cut stops what is infinite.
+multiplication, so that NaN in a masked input stays there, and a cut stops what is
+infinite.
 """
 
 import math
@@ -70,7 +72,7 @@ class Inputs(NamedTuple):
     xs: Array
     steps: Steps
     probe: State | None
-    """Zeros `[T, *B, H]`, which are never read: their cotangent is λ. None: no one asks."""
+    """Zeros `[T, *B, H]`, never read: their cotangent is λ. None: λ is not asked for."""
 
 
 class Engine(NamedTuple):
@@ -85,7 +87,7 @@ class Engine(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What is said of the steps of a chunk, or of the whole sequence: leaves `[K, ...]`."""
+    """The steps of a chunk, or of the whole sequence: leaves `[K, ...]`."""
 
     xs: Array
     steps: Steps
@@ -109,7 +111,7 @@ class Sums(NamedTuple):
 
 
 def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
-    """Runs (1) over a chunk from the state before it: the last state, all states, all res."""
+    """Runs (1) over a chunk: the state after it, all its states, all its res."""
     cell = engine.cell
     us = cell.drive(
         engine.params, keep(chunk.steps.mask, chunk.xs)
@@ -122,7 +124,8 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
         after = select(step.mask, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
-    # Where `res` leaves the loop it has a buffer of its own: to read ahead gains nothing.
+    # Where `res` leaves the loop it has a buffer of its own: to read ahead gains
+    # nothing.
     ahead = engine.plan.read_ahead and not keep_res
     scan = chunks.scan_ahead if ahead else lax.scan
     after, (states, res) = scan(over_step, before, (us, chunk.steps))
@@ -130,7 +133,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
 
 def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
-    """Runs (2) over a chunk from the adjoint after it: the sums so far, dxs, and every λ."""
+    """Runs (2) over a chunk: the sums up to its start, and its dxs and λ."""
     cell, params_t = engine.cell, products.transposed(engine.params)
     chunk = chunk._replace(xs=keep(chunk.steps.mask, chunk.xs))
     befores, lin = _linearize(engine, first, chunk)  # all K steps at once
@@ -199,16 +202,15 @@ def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
 def _run_or_skip(steps: Steps, run: Any, skip: Any, *arguments: Any) -> Any:
     """Calls `run`, or `skip` where no step of the chunk has an input: states only pass.
 
-    A batch therefore costs what its longest sequence costs, however far it is padded. With
-    resets a masked step can change the state too, (4), and every chunk is run.
+    A batch therefore costs what its longest sequence costs, however far it is padded.
+    With resets a masked step can change the state too, (4), and every chunk is run.
     """
     if steps.mask is None or steps.linked is not None:
         return run(*arguments)
     return lax.cond(jnp.any(steps.mask), run, skip, *arguments)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def unroll(cell: Cell, plan: Plan, inputs: Inputs) -> tuple[State, Array]:
+def _unroll(cell: Cell, plan: Plan, inputs: Inputs) -> tuple[State, Array]:
     """Returns the last state, leaves `[*B, H]`, and the outputs hs `[T, *B, H]`, (6)."""
     # No backward pass follows here, and nothing is kept for one.
     alone = plan._replace(chunk=plan.chunk_alone, store="boundaries")
@@ -272,4 +274,5 @@ def _stored(plan: Plan, inputs: Inputs, transpose: bool):
     return params, products.stored_for_loop(params, rows, transpose)
 
 
+unroll = jax.custom_vjp(_unroll, nondiff_argnums=(0, 1))
 unroll.defvjp(_unroll_fwd, _unroll_bwd)

@@ -1,19 +1,23 @@
-"""What happens to the gradient on its way back: how it shrinks or grows, and how far it reaches.
+"""How the gradient shrinks or grows on its way back, and how far back it reaches.
 
-The adjoint λ[t] = dR̂/ds[t] of a loss at step T comes back through the Jacobians J[t] of the steps,
+The adjoint λ[t] = dR̂/ds[t] of a loss at step T comes back through the Jacobians J[t],
 
-    λ[T-i] = J[T-i+1]ᵀ … J[T]ᵀ λ[T]                                                          (1)
-    dR̂/dθ  = Σ_i M[T-i]ᵀ λ[T-i]                                                              (2)
+    λ[T-i] = J[T-i+1]ᵀ … J[T]ᵀ λ[T]                                                (1)
+    dR̂/dθ  = Σ_i M[T-i]ᵀ λ[T-i]                                                    (2)
 
-so whether the network can learn what it owes to i steps before is a matter of the product of i
-Jacobians: of its singular values, and, over many steps, of the Lyapunov exponents
+so what the network can learn about an event i steps before the loss depends on the
+product of i Jacobians: on its singular values, and, over many steps, on the Lyapunov
+exponents
 
-    Q[t] R[t] = J[t] Q[t-1],    exponent k = mean over t of log |R[t]_kk|                     (3)
+    Q[t] R[t] = J[t] Q[t-1],    exponent k = mean over t of log |R[t]_kk|          (3)
 
-with Q[t] orthonormal, R[t] triangular: the mean logarithm by which a step stretches k directions.
-Where the first is below 0, gradients vanish; along directions whose exponent is above 0, they
-explode. For all of it the coefficients of every J[t] are
-computed once, in parallel over time (`Cell.linearize`), and then a linear recursion runs.
+with Q[t] orthonormal, R[t] triangular: the mean logarithm by which a step stretches k
+directions. If the first is below 0, gradients vanish; along directions whose exponent
+is above 0, they explode. The coefficients of every J[t] are computed once, in parallel
+over time (`linearization.py`), and then a linear recursion runs.
+
+Lag i is i steps before the last step T of the run: lag 0 is s[T], or the parameters at
+step T.
 """
 
 from collections.abc import Callable
@@ -45,20 +49,23 @@ def adjoint_profile(
     reverse: bool = False,
     **options: Unpack[UnrollOptions],
 ) -> Float[Array, "T *B"]:
-    """‖dR̂/ds[T-i]‖ for every lag i, of each sequence, from one backward pass, (1).
+    """Returns ‖dR̂/ds[T-i]‖ for every lag i and each sequence, (1), by one backward pass.
 
-        profile = adjoint_profile(lambda last, hs: hs[-1].sum(), jaxrnn.lstm, params, None, xs)
+        def loss(last, hs):
+            return hs[-1].sum()
 
-    Lags count from the last step of the run; for a loss at step t, give the steps up to it. With a
-    mask a sequence that ends early begins with a plateau: its state waits for the others.
+        profile = adjoint_profile(loss, jaxrnn.lstm, params, None, xs)
+
+    For a loss at step t, pass only the steps up to t. With a mask, the profile of a
+    sequence that ends early begins with a plateau: its state is copied to the end.
 
     Args:
-      loss: `(last, hs) -> R̂`, a function of what `unroll` returns. Of a loss at many steps, an
-        adjoint holds what all later ones owe to its state.
-      cell: and all that follow, `options` too: as in `jaxrnn.unroll`.
+      loss: `(last, hs) -> R̂`, a function of what `unroll` returns. If it has terms at
+        many steps, each adjoint sums those of all later steps.
+      cell: as in `jaxrnn.unroll`, and so are all that follow, `options` too.
 
     Returns:
-      Norms over the state's leaves, lag 0 first, in float32 or wider.
+      Norms over the state's leaves, `[T, *B]`, lag 0 first, in float32 or wider.
 
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
@@ -77,15 +84,15 @@ def lag_gradients(
     state: State | None,
     xs: Float[Array, "T *B I"],
 ) -> Any:
-    """The terms of (2): what every lag contributes to dR̂/dθ. Their sum is BPTT's gradient.
+    """Returns the terms of (2), which sum to BPTT's gradient.
 
-    The lecture's expanded sum, for real networks: of a loss at the last step, term i is what the
-    gradient owes to step T-i. It holds T copies of the parameters. Masks are not taken: give
-    sequences without padding.
+    Term i is the contribution of the parameters at step T-i, if the loss is at the last
+    step: the lecture's expanded sum, for real networks. The result holds T copies of
+    the parameters. There is no mask: pass sequences without padding.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
-      cell: and all that follow: as in `jaxrnn.unroll`.
+      cell: as in `jaxrnn.unroll`, and so are all that follow.
 
     Returns:
       A tree like `params`, its leaves `[T, ...]`, lag 0 first, in float32 or wider.
@@ -113,31 +120,32 @@ def lyapunov_spectrum(
     *,
     transient: int = 0,
 ) -> Float[Array, " k"]:
-    """The leading Lyapunov exponents of the network driven by `xs`, (3), per step, in nats.
+    """Returns the leading Lyapunov exponents of the driven network, (3), in nats per step.
 
-    Differentiable, with respect to `params` too: `jnp.mean(lyapunov_spectrum(...)**2)` pushes the
-    exponents to zero (gradient flossing: Engelken 2023, arXiv:2312.17306).
+    They are differentiable, with respect to `params` too:
+    `jnp.mean(lyapunov_spectrum(...)**2)` pushes the exponents to zero (gradient
+    flossing: Engelken 2023, arXiv:2312.17306).
 
     Args:
-      cell: a `Cell`. Static.
-      params: the cell's parameters.
-      state: the state before the first step, leaves `[H]`; None for zeros.
-      xs: the inputs of one sequence, `[T, I]`; for several, `jax.vmap` and average.
-      count: k, how many; None: all, one for each number of the state (2 H for an LSTM).
-      transient: first steps that turn the directions, and are not averaged over.
+      cell: a `Cell`. Static. params: the cell's parameters. state: the state before the
+      first step, leaves `[H]`; None for zeros. xs: the inputs of one sequence, `[T,
+      I]`; for several, `jax.vmap` and average. count: k, how many; None: all, one for
+      each number of the state (2 H for an LSTM). transient: number of first steps that
+      turn the directions but are left out of the mean.
 
     Returns:
-      The exponents, the largest first as T grows, in float32 or wider. Along a direction in which
-      some J[t] is singular (a relu unit that is not active, a slope that rounds to 0, an LSTM whose
-      cells and candidates are still 0) an exponent is -∞ or noise, and the gradient not finite: ask
-      for fewer by `count`.
+      The exponents `[k]`, the largest first as T grows, in float32 or wider. Along a
+      direction in which some J[t] is singular (an inactive relu unit, a slope that
+      rounds to 0, an LSTM whose cells and candidates are still 0) an exponent is -∞ or
+      noise, and its gradient is not finite: ask for fewer by `count`.
 
     Raises:
-      TypeError, ValueError: as `jaxrnn.unroll`, if `count` is not between 1 and the numbers of the
-        state, or no step is left after the transient.
+      TypeError, ValueError: as `jaxrnn.unroll`; if `count` is not between 1 and the
+        size of the state; or if the transient leaves no step.
 
-    Source: Benettin, Galgani, Giorgilli & Strelcyn (1980), Meccanica 15, part 2; for recurrent
-    networks Engelken, Wolf & Abbott (2023), Physical Review Research 5, 043044.
+    Source: Benettin, Galgani, Giorgilli & Strelcyn (1980), Meccanica 15, part 2; for
+    recurrent networks Engelken, Wolf & Abbott (2023), Physical Review Research 5,
+    043044.
     """
     transient = checks.natural("transient", transient)
     products = jacobian_products(cell, params, state, xs)
@@ -145,7 +153,8 @@ def lyapunov_spectrum(
     size = len(xs)
     if transient >= size:
         raise ValueError(
-            f"`transient` must be less than T = {size}, but got {transient}: no step is left."
+            f"`transient` must be less than T = {size}, but got {transient}. It leaves no "
+            "step to average over."
         )
     _, logs = _stretch(products.forward, products.lin, _start(products, count))
     return jnp.mean(logs[transient:], axis=0)
@@ -160,28 +169,28 @@ def jacobian_product_svd(
     *,
     iterations: int = 10,
 ) -> Float[Array, " k"]:
-    """log of the largest singular values of J[T] … J[1], by products with vectors alone.
+    """Returns the log of the largest singular values of J[T] … J[1].
 
-    Orthogonal iteration with Aᵀ A, A the product, `count` and a few more vectors, which are made
-    orthonormal again after every step: so singular values far below the largest are resolved too,
-    and those of a product beyond the range of floats.
+    Computed from products with vectors: orthogonal iteration with Aᵀ A, A the product,
+    on `count` vectors and a few more, which are made orthonormal after every step.
+    Singular values far below the largest are therefore resolved too, and so are those
+    of a product beyond the range of floats.
 
     Args:
-      cell: a `Cell`. Static.
-      params: the cell's parameters.
-      state: the state before the first step, leaves `[H]`; None for zeros.
-      xs: the inputs of one sequence, `[T, I]`.
-      count: how many.
-      iterations: products with Aᵀ A. Where the k-th and the next value are alike, more are needed.
+      cell: a `Cell`. Static. params: the cell's parameters. state: the state before the
+      first step, leaves `[H]`; None for zeros. xs: the inputs of one sequence, `[T,
+      I]`. count: how many. iterations: products with Aᵀ A. Where the k-th and the next
+      value are alike, more are needed.
 
     Returns:
-      Natural logarithms, the largest first, in float32 or wider. Divided by T, they tend to the
-      Lyapunov exponents.
+      Natural logarithms, the largest first, in float32 or wider. Divided by T, they
+      tend to the Lyapunov exponents.
 
     Raises:
       TypeError, ValueError: as `lyapunov_spectrum`.
 
-    Source: Golub & Van Loan (2013), Matrix Computations, section 8.2: orthogonal iteration.
+    Source: Golub & Van Loan (2013), Matrix Computations, section 8.2: orthogonal
+    iteration.
     """
     iterations = checks.positive("iterations", iterations)
     products = jacobian_products(cell, params, state, xs)
@@ -205,21 +214,22 @@ def vanishing_regularizer(
     state: State | None,
     xs: Float[Array, "T *B I"],
 ) -> Float[Array, ""]:
-    """Ω = Σ_t (‖J[t]ᵀ λ[t]‖ / ‖λ[t]‖ - 1)², the mean over sequences: how far errors shrink or grow.
+    """Returns Ω = Σ_t (‖J[t]ᵀ λ[t]‖ / ‖λ[t]‖ - 1)², the mean over sequences.
 
-    Added to a loss, with a small weight, it asks the recurrent matrix to preserve the norm of the
-    errors where there are any. As in the source, it is differentiated by the matrices in J[t]
-    alone: states, adjoints, and the parameters and inputs that they come from are constants, so
-    it costs two forward passes and a backward pass more, and no derivative of second order. Unlike
-    there, the state is h (and c), not what the activation is applied to.
+    Added to a loss with a small weight, it pushes the recurrent matrix to preserve the
+    norm of the errors where there are any. As in the source, only the matrices in J[t]
+    are differentiated: states, adjoints, and the parameters and inputs that they come
+    from are constants, so it costs two forward passes and one backward pass more, and
+    no derivative of second order. Unlike in the source, the state is h (and c), not the
+    pre-activation.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
-      cell: and all that follow: as in `jaxrnn.unroll`. Masks are not taken: give sequences without
-        padding.
+      cell: as in `jaxrnn.unroll`, and so are all that follow. There is no mask: pass
+        sequences without padding.
 
     Returns:
-      Ω, in float32 or wider. Steps whose adjoint is 0 count nothing.
+      Ω, a scalar, in float32 or wider. Steps whose adjoint is 0 add nothing.
 
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
@@ -248,32 +258,33 @@ class MemoryHorizon(NamedTuple):
     """How far back a gradient reaches."""
 
     lag: int | None
-    """The first lag at which the adjoint is below the share of its first; None if it never is."""
+    """The first lag at which the adjoint is below the given share; None if there is none.
+    """
     rate: float
-    """The factor by which it shrinks per step, from a line through the logarithms of the second
-    half of the lags where it is not 0; 0 where it vanished at once, above 1 where it grows, ∞ where
-    it is not finite."""
+    """The factor per step by which the adjoint decays, from a line through the
+    logarithms of the second half of the lags where it is not 0. It is 0 if the adjoint
+    vanished at once, above 1 if it grows, and ∞ if it is not finite."""
 
 
 def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryHorizon:
-    """The lag at which the adjoint has fallen to a share of what it was at lag 0, and its decay.
+    """Returns the lag at which the adjoint has fallen to a share of lag 0, and its decay.
 
     Args:
-      profile: norms by lag, `[T]`, or `[T, *B]` of many sequences, which are averaged:
-        `adjoint_profile`'s. It is read on the host: not under `jit`.
+      profile: norms by lag, `[T]`, or `[T, *B]` of many sequences, which are averaged,
+        as `adjoint_profile` returns them. It is read on the host: not under `jit`.
       share: between 0 and 1.
 
     Raises:
-      ValueError: if `share` is not between 0 and 1, or the profile has fewer than 4 lags or is 0
-        at the first.
+      ValueError: if `share` is not between 0 and 1, or the profile has fewer than 4
+        lags or is 0 at the first.
     """
     share = checks.between("share", share, 0.0, 1.0)
     norms = np.asarray(profile, np.float64)
     norms = norms.reshape(len(norms), -1).mean(axis=1) if norms.size else norms.ravel()
     if len(norms) < 4 or not norms[0] > 0:
         raise ValueError(
-            f"`profile` must have 4 lags at least and begin above 0, but got {len(norms)} lags, "
-            f"from {norms[:1]} on. Does the loss look at the last step?"
+            f"`profile` must have at least 4 lags and begin above 0, but got "
+            f"{len(norms)} lags that begin with {norms[:1]}. Use a loss of the last step."
         )
     below = np.flatnonzero(norms < share * norms[0])
     return MemoryHorizon(int(below[0]) if below.size else None, decay_rate(norms))
@@ -285,7 +296,7 @@ def _admit_count(count: int | None, width: int) -> int:
     count = checks.positive("count", count)
     if count > width:
         raise ValueError(
-            f"`count` must be at most {width}, the numbers of the state, but got {count}."
+            f"`count` must be at most {width}, the size of the state, but got {count}."
         )
     return count
 

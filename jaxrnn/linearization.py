@@ -1,11 +1,11 @@
-"""The states of a run, and the coefficients of its derivatives, which are linear recursions.
+"""The states of a run, and the coefficients of its derivatives.
 
 Once a sequence has run forward, the coefficients of every J[t] = ∂s[t]/∂s[t-1] and
 M[t] = ∂s[t]/∂θ are known, and are computed for all t at once (`Cell.linearize`). Every
 derivative through time is a linear recursion with them, in one direction or the other:
 
-    backwards    λ[t-1] = J[t]ᵀ λ[t] + g[t-1]                                          (1)
-    forwards     v[t] = J[t] v[t-1]                                                    (2)
+    backwards    λ[t-1] = J[t]ᵀ λ[t] + g[t-1]                                      (1)
+    forwards     v[t] = J[t] v[t-1]                                                (2)
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ Product = Callable[[Lin, Float[Array, "D k"]], Float[Array, "D k"]]
 
 
 class JacobianProducts(NamedTuple):
-    """J[t] and J[t]ᵀ of one sequence as products with vectors of D numbers, the state's."""
+    """J[t] and J[t]ᵀ of one sequence, as products with vectors `[D]` like the state."""
 
     lin: Lin
     """Leaves `[T, ...]`; the products take those of one step."""
@@ -98,8 +98,8 @@ def jacobian_products(
     """
     if jnp.ndim(xs) != 2:
         raise ValueError(
-            f"`xs` must be one sequence, (T, I), but got {jnp.shape(xs)}. Use jax.vmap over "
-            "sequences."
+            f"`xs` must be one sequence, (T, I), but got {jnp.shape(xs)}. Use jax.vmap "
+            "over sequences."
         )
     run = linearize(cell, params, state, xs)
     params, lin = jax.tree.map(

@@ -9,8 +9,8 @@ def lengths_to_mask(lengths: Int[Array, "*B"], size: int) -> Bool[Array, "T *B"]
     """Returns the mask `[T, *B]` of sequences of the given lengths `[*B]`, T = `size`.
 
     Args:
-      lengths: integers. A sequence of length 0 is masked throughout; a length above T counts
-        as T.
+      lengths: integers. A sequence of length 0 is masked throughout; a length above T
+        counts as T.
       size: T, static.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The plan of a run: how long its chunks are and what is stored, chosen from the shapes."""
+"""The plan of a run: the length of its chunks, and what is stored."""
 
 import math
 from typing import Any, Literal, NamedTuple, get_args
@@ -14,14 +14,15 @@ from jaxrnn.ops import chunks
 
 Store = Literal["states", "residuals", "boundaries"]
 
-# The steps that are linearized at once, K. With few rows (K·B) the products outside the loops
-# lose efficiency: the drive of a chunk should have CHUNK_FLOATS. With many rows their results
-# outgrow the cache, and the chunk's working set, about 5 floats for each float of the drive,
-# is all the memory beside the states: so no chunk has more than its SHARE of the sequence.
+# The steps that are linearized at once, K. With few rows (K·B) the products outside the
+# loops lose efficiency: the drive of a chunk should have CHUNK_FLOATS. With many rows
+# their results outgrow the cache, and the chunk's working set, about 5 floats for each
+# float of the drive, is all the memory beside the states: so no chunk has more than its
+# SHARE of the sequence.
 CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
 
-# Where nothing is stored for a backward pass, one chunk is fastest while the drive of all
-# steps fits into the cache.
+# Where nothing is stored for a backward pass, one chunk is fastest while the drive of
+# all steps fits into the cache.
 DRIVE_BYTES = 2**23
 
 
@@ -94,12 +95,12 @@ def make_plan(
 
 
 def _choose_chunks(size, rows, us: list[Drives], hidden, store) -> tuple[int, int]:
-    """Returns K with a backward pass to follow, and alone, for B = `rows`, us `[T, *B, G]`."""
+    """Returns K with a backward pass, and without, for B = `rows`, us `[T, *B, G]`."""
     width = sum(u.shape[-1] for u in us)  # G
     full = max(ROWS, CHUNK_FLOATS // width)
     if store == "boundaries":
-        # 2 T/K states, and 20 K floats for each row and unit of an LSTM: the sum is least at
-        # K = √(T/10).
+        # 2 T/K states, and 20 K floats for each row and unit of an LSTM: the sum is
+        # least at K = √(T/10).
         steps = min(size**0.5, max(4, (size / 10) ** 0.5, LEAST_ROWS / rows))
     elif store == "residuals":  # speed before memory
         steps = full / rows
@@ -114,8 +115,9 @@ def _choose_chunks(size, rows, us: list[Drives], hidden, store) -> tuple[int, in
 def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bool:
     """Whether the cell's step cuts its drive into gates before it adds anything to it.
 
-    XLA:CPU fuses the read of the drive with such slices, and does not vectorize the result.
-    A fact about one compiler, found from the program, and of no effect on the result.
+    XLA:CPU fuses the read of the drive with such slices, and does not vectorize the
+    result. A fact about one compiler, found from the program, and of no effect on the
+    result.
     """
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     u = jax.eval_shape(cell.drive, params, x)

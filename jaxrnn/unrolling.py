@@ -1,7 +1,7 @@
-"""The doors to the engine: a cell over a sequence, its adjoints, its oracle, one step of it.
+"""The doors to the engine: a sequence, its adjoints, its oracle, a single step.
 
-Each checks its arguments, chooses a plan, and calls `bptt.unroll` or the cell in a compiled
-program, so that a call outside `jit` compiles once for each kind of arguments.
+Each checks its arguments, chooses a plan, and calls `bptt.unroll` or the cell in a
+compiled program, so that a call outside `jit` compiles once for each kind of arguments.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from jaxrnn import bptt, checks
 from jaxrnn.bptt import Inputs, Steps
-from jaxrnn.cells.base import Adjoint, Cell, Params, State
+from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
 from jaxrnn.ops import placement, products
 from jaxrnn.ops.selection import flip, keep, map_axis, scale, select
 from jaxrnn.plan import Plan, Store, make_plan
@@ -40,55 +40,60 @@ def unroll(
 ) -> tuple[State, Float[Array, "T *B H"]]:
     """Runs a cell over a sequence; its gradient is BPTT, written by hand (`bptt.py`).
 
-    Gradients are exact with respect to `params`, `state`, `reset_state` and `xs`, and have
-    their dtypes. (`truncate` and `gamma` make them those of another function on purpose.)
-    Reverse mode of any order works, and forward mode over reverse mode. Forward mode alone
-    does not go through a hand-written backward pass: call `unroll_autodiff` for it.
+    Gradients are exact with respect to `params`, `state`, `reset_state` and `xs`, and
+    have their dtypes. (`truncate` and `gamma` make them those of another function on
+    purpose.) Reverse mode of any order works, and forward mode over reverse mode.
+    Forward mode alone does not go through a hand-written backward pass: call
+    `unroll_autodiff` for it.
 
-    A call outside `jit` is compiled once for each cell and each kind of arguments. `cell`,
-    `reverse` and the options from `truncate` on, except `gamma`, are static: under `jit`,
-    close over them.
+    A call outside `jit` is compiled once for each cell and each kind of arguments.
+    `cell`, `reverse` and the options from `truncate` on, except `gamma`, are static:
+    under `jit`, close over them.
 
     Args:
       cell: a `Cell`, such as `jaxrnn.lstm`. Static.
       params: the cell's parameters, `cell.init(key, I, H)`, of one floating dtype.
-      state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`, zeros.
-        Pass the state that an earlier call returned to continue its sequence: a sequence
-        may be split into calls anywhere, at resets and masked steps too.
-      xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T may
-        be 0.
-      mask: True where there is an input. A masked step (False) copies the state and outputs
-        zero; whatever its `xs` holds, NaN included, reaches no output and no gradient.
-        Without `reset`, a chunk in which every step is masked is skipped.
-      reset: True where a step starts from `reset_state`, not from the state before it, as at
-        the start of an episode. It acts at masked steps too.
+      state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`,
+        zeros. Pass the state that an earlier call returned to continue its sequence: a
+        sequence may be split into calls anywhere, at resets and masked steps too.
+      xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T
+        may be 0.
+      mask: True where there is an input. A masked step (False) copies the state and
+        outputs zero; whatever its `xs` holds, NaN included, reaches no output and no
+        gradient. Without `reset`, a chunk in which every step is masked is skipped.
+      reset: True where a step starts from `reset_state`, not from the state before it,
+        as at the start of an episode. It acts at masked steps too.
       reset_state: the state from which reset steps start, leaves `[*B, H]`; None for
-        `cell.initial_state`, zeros. The gradient of a reset goes to it, and no further back.
+        `cell.initial_state`, zeros. The gradient of a reset goes to it, and no further
+        back.
       reverse: run from the last step to the first. The returned state is the one after
         step 0; with a mask each sequence is reversed within its own mask. `reset` and
-        `truncate` count in the order of the run: a reset step goes on to the step before it.
-      truncate: cut the adjoint at every k-th step counted from the start: truncated BPTT
-        with windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
-      gamma: γ, the factor by which the adjoint is multiplied on its way from step t to the
-        step before it (into `state`, at the first one), `[T]` or `[T, *B]`, in the order of
-        `xs`. It also scales the adjoint that passes a masked step, but not what a reset step
-        sends to `reset_state`. `truncate=k` is γ = 0 at the steps k, 2k, … of the run and 1
-        elsewhere (for adjoints that are finite: 0 · ∞ is NaN, a cut is not);
-        `jaxrnn.randomized_truncation` draws one that leaves the gradient unbiased. None: 1.
-        Where T = B, a `gamma [T]` and factors for each sequence have the same shape, and so
-        have a mask and its transpose: neither mistake can be detected.
+        `truncate` count in the order of the run: a reset step goes on to the step
+        before it.
+      truncate: cut the adjoint at every k-th step counted from the start: truncated
+        BPTT with windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
+      gamma: γ, the factor by which the adjoint is multiplied on its way from step t to
+        the step before it (into `state`, at the first one), `[T]` or `[T, *B]`, in the
+        order of `xs`. It also scales the adjoint that passes a masked step, but not
+        what a reset step sends to `reset_state`. `truncate=k` is γ = 0 at the steps k,
+        2k, … of the run and 1 elsewhere (for adjoints that are finite: 0 · ∞ is NaN, a
+        cut is not); `jaxrnn.randomized_truncation` draws one that leaves the gradient
+        unbiased. None: 1. Where T = B, a `gamma [T]` and factors for each sequence have
+        the same shape, and so have a mask and its transpose: neither mistake can be
+        detected.
       chunk: K, the steps that are linearized at once, 1 ≤ K. By default K is chosen for
-        speed. With "states" it is capped at a fraction of T (one twentieth for an LSTM);
-        with "boundaries" it lies between √(T/10) and √T. It changes speed and memory, not
-        the result.
+        speed. With "states" it is capped at a fraction of T (one twentieth for an
+        LSTM); with "boundaries" it lies between √(T/10) and √T. It changes speed and
+        memory, not the result.
       store: what the forward pass keeps, per step, for the backward pass. "states": the
-        states, and the gates are recomputed, in parallel over time. "residuals": the gates
-        too; less arithmetic, more memory. "boundaries": only each chunk's first state; every
-        chunk is run forward again, memory O(T/K + K). Default: "residuals" where
-        T·B ≤ I + H, so that they take no more memory than the parameters do; else "states".
-      compute_dtype: the dtype in which the matrix products multiply, such as `jnp.bfloat16`;
-        they accumulate in float32 or wider, and states, elementwise work, parameters and
-        gradients keep their own dtype. None: that of `params`.
+        states, and the gates are recomputed, in parallel over time. "residuals": the
+        gates too; less arithmetic, more memory. "boundaries": only each chunk's first
+        state; every chunk is run forward again, memory O(T/K + K). Default: "residuals"
+        where T·B ≤ I + H, so that they take no more memory than the parameters do; else
+        "states".
+      compute_dtype: the dtype in which the matrix products multiply, such as
+        `jnp.bfloat16`; they accumulate in float32 or wider, and states, elementwise
+        work, parameters and gradients keep their own dtype. None: that of `params`.
 
     Returns:
       The last state, and the outputs `hs [T, *B, H]`.
@@ -97,8 +102,8 @@ def unroll(
       TypeError: if `cell` is not a Cell, or a dtype does not fit.
       ValueError: if a shape or an option does not fit.
 
-    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it",
-    Proc. IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
+    Source: Werbos (1990), "Backpropagation through time: what it does and how to do
+    it", Proc. IEEE 78; chunks with recomputation: Chen et al. (2016), arXiv:1604.06174.
     """
     inputs = admit(
         cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
@@ -130,10 +135,10 @@ def adjoints(
     reverse: bool = False,
     **options: Unpack[UnrollOptions],
 ) -> tuple[Float[Array, ""], Adjoint]:
-    """Returns the loss, and the adjoint λ[t] = dR̂/ds[t] of every state, by one backward pass.
+    """Returns the loss, and the adjoint λ[t] = dR̂/ds[t] of every state.
 
-    λ[t] is the change of the loss per change of the state after step t: through the output of
-    that step, and through all that follows from it.
+    It takes one backward pass. λ[t] is the change of the loss per change of the state
+    after step t: through the output of that step, and through all that follows from it.
 
     Args:
       loss: `(last, hs) -> R̂`, a function of what `unroll` returns.
@@ -186,9 +191,9 @@ def unroll_autodiff(
 ) -> tuple[State, Float[Array, "T *B H"]]:
     """Runs `unroll` as one plain scan that JAX differentiates.
 
-    It is the oracle of the tests, and the function for forward mode: `jax.jvp`, `jax.jacfwd`
-    and `jax.linearize` work. Arguments, results and errors are those of `unroll`; `chunk` and
-    `store` are checked and change nothing here.
+    It is the oracle of the tests, and the function for forward mode: `jax.jvp`,
+    `jax.jacfwd` and `jax.linearize` work. Arguments, results and errors are those of
+    `unroll`; `chunk` and `store` are checked and change nothing here.
     """
     inputs = admit(
         cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
@@ -212,10 +217,11 @@ def step(
     Args:
       cell: a `Cell`. Static.
       params: the cell's parameters.
-      state: the state before the step, leaves `[*B, H]`; None for zeros, if `x` has at most
-        one batch axis.
+      state: the state before the step, leaves `[*B, H]`; None for zeros, if `x` has at
+        most one batch axis.
       x: the input, `[*B, I]`, in the dtype of `params`.
-      mask: `[*B]`, False where there is no input: the state is copied and the output is zero.
+      mask: `[*B]`, False where there is no input: the state is copied and the output is
+        zero.
       reset: `[*B]`, True where the step starts from `reset_state`, not from `state`.
       reset_state: as in `unroll`.
 
@@ -231,11 +237,10 @@ def step(
         mask = checks.steps("mask", jnp.asarray(mask), batch, "(*B)")
     if reset is not None:
         reset = checks.steps("reset", jnp.asarray(reset), batch, "(*B)")
-    given = checks.given_or_initial(cell, params, reset_state, batch, "reset_state")
-    state, given = placement.as_batch_of(x[None], (state, given))
+    reset_state = _admit_reset_state(cell, params, reset_state, reset, batch)
+    state, reset_state = placement.as_batch_of(x[None], (state, reset_state))
     steps = Steps(mask, None if reset is None else ~reset)
-    given = None if reset is None else given
-    return _step(cell, Inputs(params, state, given, x, steps, None))
+    return _step(cell, Inputs(params, state, reset_state, x, steps, None))
 
 
 def admit(
@@ -250,15 +255,13 @@ def admit(
     gamma: Any = None,
     reverse: Any = False,
 ) -> Inputs:
-    """Returns the arguments checked, as arrays that are placed alike, in the order of xs."""
+    """Returns the arguments as arrays, checked and placed alike, in the order of xs."""
     checks.flag("reverse", reverse)
     params, state, xs, mask, reset = checks.sequence(
         cell, params, state, xs, mask, reset
     )
-    given = checks.given_or_initial(
-        cell, params, reset_state, xs.shape[1:-1], "reset_state"
-    )
-    state, given = placement.as_batch_of(xs, (state, given))
+    reset_state = _admit_reset_state(cell, params, reset_state, reset, xs.shape[1:-1])
+    state, reset_state = placement.as_batch_of(xs, (state, reset_state))
     if truncate is not None:
         truncate = checks.positive("truncate", truncate)
     steps = Steps(
@@ -267,15 +270,25 @@ def admit(
         _uncut(truncate, xs.shape[0], reverse),
         None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs),
     )
-    inputs = Inputs(params, state, None if reset is None else given, xs, steps, None)
+    inputs = Inputs(params, state, reset_state, xs, steps, None)
     return placement.varying_alike(inputs)
+
+
+def _admit_reset_state(
+    cell: Cell, params: Params, given: Any, reset: Any, batch_shape: Shape
+) -> State | None:
+    """Returns the state from which reset steps start; None where there is no reset."""
+    if given is None and reset is None:
+        return None
+    state = checks.given_or_initial(cell, params, given, batch_shape, "reset_state")
+    return None if reset is None else state
 
 
 def _uncut(truncate: int | None, size: Any, reverse: bool) -> Array | None:
     """Returns `[T]`, False where no gradient passes to the step before; None: nowhere.
 
-    Counted from 0 in the order of the run, these are the steps k, 2k, …: the first one of
-    every window but the first.
+    Counted from 0 in the order of the run, these are the steps k, 2k, …: the first one
+    of every window but the first.
     """
     if truncate is None or (isinstance(size, int) and truncate >= size):
         return None
@@ -296,8 +309,8 @@ def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State,
         if "forward-mode" not in str(error):
             raise
         raise TypeError(
-            "forward mode alone (jvp, jacfwd, linearize) does not go through a backward "
-            "pass that is written by hand. Call jaxrnn.unroll_autodiff, the same function, "
+            "forward mode alone (jvp, jacfwd, linearize) does not go through a "
+            "hand-written backward pass. Call jaxrnn.unroll_autodiff, the same function, "
             "instead."
         ) from error
 
@@ -308,8 +321,8 @@ def _run(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, 
     params, state, reset_state, xs, steps, probe = inputs
     if reverse:
         xs, steps, probe = flip((xs, steps, probe))
-    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of the
-    # inputs.
+    # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of
+    # the inputs.
     sizes = enumerate(xs.shape[1:-1])
     ones = tuple(axis for axis, size in sizes if isinstance(size, int) and size == 1)
     after_time = tuple(axis + 1 for axis in ones)

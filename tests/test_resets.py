@@ -1,4 +1,4 @@
-"""A reset has one meaning: the step starts from `reset_state`, whatever state is carried."""
+"""A reset step starts from `reset_state`, whatever state is carried."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ def reset_state_of(case):
 
 
 def gradients(run, case):
-    """Of a loss of every output and of the last state, by params, state, reset state, xs."""
+    """Those of a loss of all outputs and the last state, by all four arguments."""
 
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3))
     def loss(params, state, reset_state, xs):
@@ -146,7 +146,7 @@ def test_by_default_a_reset_starts_from_the_initial_state(cell):
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
 def test_windows_with_resets_equal_the_plain_computation(cell):
-    """Checkpointed: exact. Truncated: that of `unroll` with the adjoint cut at the windows."""
+    """Checkpointed: exact. Truncated: `unroll` with the adjoint cut at the windows."""
     case, window = problem(cell, SIZE, BATCH), 4
     batch = case.xs, MASK, RESET, case.on_hs
 
@@ -205,7 +205,7 @@ def test_training_in_windows_with_resets_equals_a_loop_of_steps():
 
 @pytest.mark.usefixtures("x64")
 def test_adaptive_truncation_ends_at_a_reset():
-    """What was before the last reset contributes nothing, and what came after, all of it."""
+    """What came before the last reset contributes nothing; what came after, all of it."""
     cell, at = jaxrnn.lstm, 5
     case = problem(cell, SIZE, ())
     reset = jnp.arange(SIZE) == at
@@ -226,7 +226,7 @@ def test_adaptive_truncation_ends_at_a_reset():
 
 @pytest.mark.usefixtures("x64")
 def test_equals_flax_in_a_scan_that_zeroes_the_carry_at_done():
-    """The `ScannedRNN` of recurrent PPO: values, and gradients by weights, carry and inputs."""
+    """The `ScannedRNN` of recurrent PPO: values, and all gradients."""
     case = problem(jaxrnn.gru, SIZE, BATCH)
     flax_cell = linen.GRUCell(features=case.on_hs.shape[-1])
 
@@ -246,7 +246,7 @@ def test_equals_flax_in_a_scan_that_zeroes_the_carry_at_done():
 
 
 def flax_params(params):
-    """The same weights in the layout of Flax: a dense layer for each gate and direction."""
+    """The same weights as Flax holds them: a dense layer for each gate and direction."""
     tree = {"hn": {"bias": params.b_hn}}
     inputs, recurrent, biases = (
         jnp.split(packed, 3, axis=-1) for packed in (params.w_ih, params.w_hh, params.b)

@@ -1,7 +1,8 @@
 """The contract of a cell: seven pure functions.
 
 A cell moves a state s through time. Write u[t] for the *drive* (all that depends on the
-input alone), θ for the parameters, R̂ for the loss, λ[t] = dR̂/ds[t] for the *adjoint*, and
+input alone), θ for the parameters, R̂ for the loss, λ[t] = dR̂/ds[t] for the *adjoint*,
+and
 
     J[t] = ∂s[t]/∂s[t-1]            M[t] = ∂s[t]/∂θ  at fixed s[t-1]
 
@@ -10,15 +11,15 @@ Forward, one step at a time:
     u[t] = drive(θ, x[t])                                                         (1)
     s[t], res[t] = step(θ, s[t-1], u[t])                                          (2)
 
-Once all the states are known, J and M are too. `linearize` computes their coefficients for
-all t at once, and only the recursion itself is left to run backwards, step by step:
+Once all the states are known, J and M are too. `linearize` computes their coefficients
+for all t at once, and only the recursion itself is left to run backwards, step by step:
 
     lin[t] = linearize(θ, s[t-1], s[t], res[t])                                   (3)
     J[t]ᵀ λ[t] = state_vjp(θᵀ, lin[t], λ[t])                                      (4)
     Σ M[t]ᵀ λ[t], dx = param_vjp(θᵀ, x, s[t-1], lin, λ)                           (5)
 
-θᵀ stands for the parameters with every matrix transposed. All of them are plain arrays; a
-cell that multiplies with `ops.products.matmul` gets mixed precision right.
+θᵀ stands for the parameters with every matrix transposed. All of them are plain arrays;
+a cell that multiplies with `ops.products.matmul` gets mixed precision right.
 
 Axes: T time, *B any number of batch axes, I input, H hidden, G = gates × H. Vectors are
 rows, so products read `x @ w_ih` and `h @ w_hh`.
@@ -111,27 +112,29 @@ class ParamVjp(Protocol):
 class Cell(NamedTuple):
     """A recurrent cell: a hashable value without arrays, so a static argument of `jit`.
 
-    States are NamedTuples whose first field is the output `h`; parameters are NamedTuples
-    of arrays of one floating dtype; `us`, `res` and `lin` are any pytrees of arrays. A
-    function marked *any leading axes* is called on one step `[*B, ...]` as well as on a
-    whole stretch of time `[K, *B, ...]` at once, and must do the same on both.
+    States are NamedTuples whose first field is the output `h`; parameters are
+    NamedTuples of arrays of one floating dtype; `us`, `res` and `lin` are any pytrees
+    of arrays. A function marked *any leading axes* is called on one step `[*B, ...]` as
+    well as on a whole stretch of time `[K, *B, ...]` at once, and must do the same on
+    both.
 
     Attributes:
       init: `(key, input_size, hidden_size, dtype=float32) -> params`.
       initial_state: `(params, batch_shape) -> state`: zeros of the parameters' dtype.
         Raises `ValueError` if the shapes in `params` do not fit one another.
-      drive: `(params, xs) -> us`, `[..., I]` to `[..., G]`, (1). Any leading axes. Raises
-        `ValueError` if the last axis of `xs` is not the input size.
-      step: `(params, state, u) -> (state, res)`, (2). Any leading axes: the engine calls
-        it again on stored states to recompute `res`.
-      linearize: `(params, state_prev, state, res) -> lin`, (3): every coefficient of J and
-        M that does not depend on λ. Any leading axes.
-      state_vjp: `(params_t, lin, adjoint) -> adjoint_prev`, (4): linear in λ, and the only
-        call inside the reverse loop, so one matrix product and a few elementwise
+      drive: `(params, xs) -> us`, `[..., I]` to `[..., G]`, (1). Any leading axes.
+        Raises `ValueError` if the last axis of `xs` is not the input size.
+      step: `(params, state, u) -> (state, res)`, (2). Any leading axes: the engine
+        calls it again on stored states to recompute `res`.
+      linearize: `(params, state_prev, state, res) -> lin`, (3): every coefficient of J
+        and M that does not depend on λ. Any leading axes.
+      state_vjp: `(params_t, lin, adjoint) -> adjoint_prev`, (4): linear in λ, and the
+        only call inside the reverse loop, so one matrix product and a few elementwise
         operations.
-      param_vjp: `(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5): one
-        product over all leading axes per matrix. `dparams` has the type of the
-        parameters, in float32 or wider: the engine adds the chunks up and casts the sum.
+      param_vjp: `(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5):
+        one product over all leading axes per matrix. `dparams` has the type of the
+        parameters, in float32 or wider: the engine adds the chunks up and casts the
+        sum.
     """
 
     init: Init

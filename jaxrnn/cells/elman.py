@@ -1,17 +1,18 @@
-"""The basic recurrent network (Elman, 1990, "Finding structure in time", Cogn. Sci. 14).
+"""The basic recurrent network (Elman, 1990, Cognitive Science 14).
 
     z[t] = u[t] + h[t-1] W_hh,        u[t] = x[t] W_ih + b
     h[t] = f(z[t])                                                                 (1)
 
-Its Jacobian is J[t] = W_hhᵀ scaled by ḟ(z[t]), so with δ[t] = ḟ(z[t]) ⊙ λ[t] the adjoint is
+Its Jacobian is J[t] = W_hhᵀ scaled by ḟ(z[t]), so with δ[t] = ḟ(z[t]) ⊙ λ[t] the
+adjoint is
 
     J[t]ᵀ λ[t] = δ[t] W_hhᵀ                                                        (2)
     dW_ih = Σ x[t]ᵀ δ[t],  dW_hh = Σ h[t-1]ᵀ δ[t],  db = Σ δ[t],  dx[t] = δ[t] W_ihᵀ (3)
 
-For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing but
-the states need be kept. The gradient i steps back is a product of i factors ḟ and Wₘ: with
-the logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly, and with relu
-or the identity it survives or explodes as Wₘ decides.
+For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing
+but the states need be kept. The gradient i steps back is a product of i factors ḟ and
+Wₘ: with the logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly,
+and with relu or the identity it survives or explodes as Wₘ decides.
 """
 
 from collections.abc import Callable
@@ -65,25 +66,26 @@ class ElmanState(NamedTuple):
 def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Cell:
     """Returns an Elman cell with the given activation, (1) to (3).
 
-    The same argument gives the same `Cell` object, so `jit` does not trace twice; a pair of
-    functions must therefore be defined once, not as new lambdas at each call.
+    The same argument gives the same `Cell` object, so `jit` does not trace twice; a
+    pair of functions must therefore be defined once, not as new lambdas at each call.
 
     Args:
-      activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of elementwise
-        functions of the pre-activation z: the activation and its derivative.
+      activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of
+        elementwise functions of the pre-activation z: the activation and its
+        derivative.
 
     Returns:
       A `Cell` with `ElmanParams` and `ElmanState`.
 
     Raises:
-      ValueError: if the name is unknown, or the argument is neither a name nor a pair of
-        functions.
+      ValueError: if the name is unknown, or the argument is neither a name nor a pair
+        of functions.
     """
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise ValueError(
-                f"`activation` must be one of {', '.join(ACTIVATIONS)}, or a pair (f, df) of "
-                f"functions of the pre-activation, but got {activation!r}."
+                f"`activation` must be one of {', '.join(ACTIVATIONS)}, or a pair "
+                f"(f, df) of functions of the pre-activation, but got {activation!r}."
             )
     elif not (
         isinstance(activation, tuple)
@@ -91,8 +93,9 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
         and all(map(callable, activation))
     ):
         raise ValueError(
-            "`activation` must be a name or a pair (f, df) of functions of the pre-activation, "
-            f"but got {activation!r}. Give the derivative too: the backward pass calls it."
+            "`activation` must be a name or a pair (f, df) of functions of the "
+            f"pre-activation, but got {activation!r}. Give the derivative too: the "
+            "backward pass calls it."
         )
     return _make_elman(activation)
 

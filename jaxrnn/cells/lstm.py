@@ -1,4 +1,4 @@
-"""Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate: Gers et al., 2000).
+"""Long short-term memory (Hochreiter & Schmidhuber, 1997; Gers et al., 2000).
 
 With u[t] = x[t] W_ih + b, σ the logistic function, and gates in the order i f g o:
 
@@ -14,9 +14,9 @@ These are PyTorch's and cuDNN's equations. The adjoint (λ_h, λ_c) moves back b
     Jᵀλ = (δ W_hhᵀ,  κ ⊙ f)                                                          (6)
     dW_ih = Σ x[t]ᵀ δ,   dW_hh = Σ h[t-1]ᵀ δ,   db = Σ δ,   dx[t] = δ W_ihᵀ          (7)
 
-Everything in (4) to (6) but λ is known once the states are: that is `LSTMLin`. The remedy
-against the vanishing gradient is the last term of (6): along c the gradient is multiplied
-by f alone, with no weight and no slope, and survives where f is near 1.
+Everything in (4) to (6) but λ is known once the states are: that is `LSTMLin`. The
+remedy against the vanishing gradient is the last term of (6): along c the gradient is
+multiplied by f alone, with no weight and no slope, and survives where f is near 1.
 """
 
 from typing import NamedTuple
@@ -58,7 +58,7 @@ class LSTMState(NamedTuple):
 
 
 class LSTMLin(NamedTuple):
-    """The coefficients of (4) to (6): `gates [..., 4H]` of δ, `h_to_c` and `f [..., H]`."""
+    """The coefficients of (4) to (6): `gates [..., 4H]`, `h_to_c` and `f [..., H]`."""
 
     gates: Array
     h_to_c: Array
@@ -92,8 +92,9 @@ def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]
 def _scale_and_shift(size: int, dtype: DTypeLike) -> tuple[Array, Array]:
     """Returns a and b per column, such that every gate is `a tanh(a z) + b`.
 
-    For σ(z) = ½ tanh(½ z) + ½. One contiguous activation over all four gates is what lets
-    XLA:CPU vectorize the step; its derivative, too, is a² - (gate - b)² for all gates.
+    For σ(z) = ½ tanh(½ z) + ½. One contiguous activation over all four gates is what
+    lets XLA:CPU vectorize the step; its derivative, too, is a² - (gate - b)² for all
+    gates.
     """
     scale = np.repeat([0.5, 0.5, 1.0, 0.5], size)
     shift = np.repeat([0.5, 0.5, 0.0, 0.5], size)

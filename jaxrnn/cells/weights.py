@@ -1,7 +1,8 @@
-"""Packed weights: the blocks of all gates side by side in one matrix `[I, G]` or `[H, G]`.
+"""Packed weights: the blocks of all gates side by side in one matrix.
 
-G = gates × H. Which block belongs to which gate is declared once, as `gates` on the class of
-the parameters, for all who need to know: initializers, diagnostics, other libraries' layouts.
+G = gates × H. Which block belongs to which gate is declared once, as `gates` on the
+class of the parameters, for all who need to know: initializers, diagnostics, other
+libraries' layouts.
 """
 
 from typing import NamedTuple
@@ -37,7 +38,8 @@ def units_in(params: Params) -> int:
     """Returns the hidden size H of packed parameters, from `w_hh [H, G]`.
 
     Raises:
-      ValueError: if `w_ih`, `w_hh` and `b` do not fit one another or the number of gates.
+      ValueError: if `w_ih`, `w_hh` and `b` do not fit one another or the number of
+        gates.
     """
     gates = len(type(params).gates.order)
     # 0 for a scalar, whose shape is then refused below.
@@ -65,8 +67,8 @@ def affine(
     """
     if xs.shape[-1] != w_ih.shape[0]:
         raise ValueError(
-            f"the last axis of the inputs must be the input size I = {w_ih.shape[0]} of "
-            f"`w_ih` {w_ih.shape}, but they have {xs.shape[-1]} features. Make the "
+            f"the last axis of the inputs must be the input size I = {w_ih.shape[0]} "
+            f"of `w_ih` {w_ih.shape}, but they have {xs.shape[-1]} features. Make the "
             f"parameters with `cell.init(key, {xs.shape[-1]}, hidden_size)`, or feed "
             f"inputs of size {w_ih.shape[0]}."
         )
@@ -92,7 +94,8 @@ def recurrent_weights(
     """Draws orthogonal blocks `[H, H]`, one for each gate.
 
     All singular values are 1, so that at the start the product of Wₘ over many steps
-    neither explodes nor vanishes by itself (Saxe, McClelland & Ganguli, 2014, section 3).
+    neither explodes nor vanishes by itself (Saxe, McClelland & Ganguli, 2014, section
+    3).
     """
     shape = (hidden_size, hidden_size)
     return _draw_blocks(initializers.orthogonal(), key, shape, gates, dtype)

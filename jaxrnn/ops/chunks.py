@@ -11,8 +11,8 @@ from jax import lax
 def chunk_length(size: int, aim: int) -> int:
     """Returns a chunk of about `aim` steps, K ≥ 1, for a sequence of `size` steps.
 
-    If there is a divisor of `size` within a factor of 2, it is chosen: it spares the program
-    a tail, which costs a copy and a second compilation of the loop.
+    If there is a divisor of `size` within a factor of 2, it is chosen: it spares the
+    program a tail, which costs a copy and a second compilation of the loop.
     """
     aim = max(1, min(aim, size))
     candidates = range(-(-aim // 2), min(2 * aim, size) + 1)
@@ -30,10 +30,10 @@ def scan(
 ) -> tuple[Any, Any, Any]:
     """Runs `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
 
-    `per_step` leaves are `[T, ...]`, of which `body` gets `[K, ...]`; `per_chunk` leaves are
-    `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk, outside the loop;
-    where K = T there is no loop, and only there may K be symbolic, under `jax.export`.
-    Returns the carry, and both kinds of output in the same layout.
+    `per_step` leaves are `[T, ...]`, of which `body` gets `[K, ...]`; `per_chunk`
+    leaves are `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk,
+    outside the loop; where K = T there is no loop, and only there may K be symbolic,
+    under `jax.export`. Returns the carry, and both kinds of output in the same layout.
     """
     size = jax.tree.leaves(per_step)[0].shape[0]
     count, tail = (0, size) if size == chunk else divmod(size, chunk)
@@ -80,11 +80,11 @@ def _concatenated(start, end):
 def scan_ahead(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any
 ) -> tuple[Any, Any]:
-    """Runs `lax.scan` with each input read one step ahead and carried: the same results.
+    """Runs `lax.scan` with each input read one step ahead and carried.
 
-    XLA:CPU fuses the read of a step's input with the elementwise work that follows. Where that
-    work is a chain with slices in it, as in the GRU, the fused loop is not vectorized; an
-    input in the carry is a plain buffer.
+    The results are the same. XLA:CPU fuses the read of a step's input with the
+    elementwise work that follows. Where that work is a chain with slices in it, as in
+    the GRU, the fused loop is not vectorized; an input in the carry is a plain buffer.
     """
     size = jax.tree.leaves(xs)[0].shape[0]
 

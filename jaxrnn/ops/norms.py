@@ -45,9 +45,9 @@ def largest_modulus(tree: PyTree, axis: int | None = None) -> Array:
 def decay_rate(norms: Float64[np.ndarray, " R"]) -> float:
     """Returns the factor per lag by which norms `[R]` decay.
 
-    It is the slope of a line through their logarithms over the second half. Zeros, where
-    norms have underflowed, are left out: the rate is 0 if fewer than two norms remain,
-    and infinite if a norm is not finite.
+    It is the slope of a line through their logarithms over the second half. Zeros,
+    where norms have underflowed, are left out: the rate is 0 if fewer than two norms
+    remain, and infinite if a norm is not finite.
     """
     if not np.isfinite(norms).all():
         return math.inf

@@ -1,9 +1,10 @@
-"""How arrays lie on a mesh, as far as a scan and a hand-written backward pass must know.
+"""How arrays lie on a mesh, as a scan and a hand-written backward pass must know.
 
-On one device, and under `jit` with automatic sharding, nothing here does anything. It matters
-inside `shard_map`, where an array either varies over a mesh axis or does not, and on meshes with
-explicit axes, where every array's type says how it is sharded: a scan wants its carry to have one
-type throughout, and a backward pass must give a cotangent the type of its primal.
+On one device, and under `jit` with automatic sharding, nothing here does anything. It
+matters inside `shard_map`, where an array either varies over a mesh axis or does not,
+and on meshes with explicit axes, where every array's type says how it is sharded: a
+scan wants its carry to have one type throughout, and a backward pass must give a
+cotangent the type of its primal.
 """
 
 from typing import Any
@@ -16,8 +17,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 def varying_alike(tree: Any) -> Any:
     """Every leaf lifted to all the manual mesh axes over which any of them varies.
 
-    Where a leaf did not vary, the transpose of this cast is the sum of its cotangent over those
-    axes: so the gradient of replicated parameters comes out summed, with no collective of ours.
+    Where a leaf did not vary, the transpose of this cast is the sum of its cotangent
+    over those axes: so the gradient of replicated parameters comes out summed, with no
+    collective of ours.
     """
     union = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
 
@@ -56,10 +58,11 @@ def as_batch_of(xs: Array, state: Any) -> Any:
 def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
     """That of Σ aᵀ b, `[K, M]`, over the leading axes of `a [*N, K]` and `b [*N, M]`.
 
-    Each last axis stays as it was, and the sum over the others is a sum over devices too.
+    Each last axis stays as it was, and the sum over the others is a sum over devices
+    too.
 
-    None where the compiler chooses. On explicit axes it must be said, for a sum over a sharded
-    axis could as well stay sharded.
+    None where the compiler chooses. On explicit axes it must be said, for a sum over a
+    sharded axis could as well stay sharded.
     """
     if not (_is_explicit(a) or _is_explicit(b)):
         return None

@@ -16,9 +16,9 @@ from jaxtyping import Float, PyTree
 
 from jaxrnn.ops import placement
 
-# Bytes. A few rows are multiplied fastest by a matrix smaller than SMALL if the sums run
-# over its rows, and by a matrix of LARGE or more, which outgrows the cache, if the sums
-# run over its columns (`stored_for_loop`).
+# Bytes. A few rows are multiplied fastest by a matrix smaller than SMALL if the sums
+# run over its rows, and by a matrix of LARGE or more, which outgrows the cache, if the
+# sums run over its columns (`stored_for_loop`).
 SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
 
 
@@ -65,7 +65,7 @@ def lead_sum(a: Float[Array, "*N M"]) -> Float[Array, " M"]:
 
 
 def zeros_for_sums(tree: PyTree) -> Any:
-    """Returns zeros `[...]` like every leaf, in the dtype in which its gradient is summed.
+    """Returns zeros like every leaf `[...]`, in the dtype in which gradients are summed.
 
     In bfloat16, 256 + 1 is 256.
     """

@@ -15,7 +15,7 @@ def with_axes_of(a: Array, leading: Array) -> Array:
 
 
 def select(where: Array | None, a: PyTree, b: PyTree) -> Any:
-    """Returns a where `where [*N]` is True, else b, leaf by leaf; None: True everywhere.
+    """Returns a where `where [*N]` is True, else b, by leaves; None: True everywhere.
 
     The leaves of a are `[*N, ...]`; those of b broadcast against them.
     """
@@ -25,7 +25,7 @@ def select(where: Array | None, a: PyTree, b: PyTree) -> Any:
 
 
 def keep(where: Array | None, tree: PyTree) -> Any:
-    """Returns the leaves `[*N, ...]` where `where [*N]` is True, else 0; None: unchanged."""
+    """Returns leaves `[*N, ...]` where `where [*N]` is True, else 0; None: unchanged."""
     if where is None:
         return tree
     return select(where, tree, jax.tree.map(jnp.zeros_like, tree))

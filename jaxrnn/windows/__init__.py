@@ -1,1 +1,1 @@
-"""Gradients of long sequences, window by window; which of them is exact, and at what cost."""
+"""Gradients of long sequences, window by window: truncated, or exact."""

@@ -1,14 +1,14 @@
 """How far back a loss must be sent, measured from what each lag contributes.
 
-With d_i the contribution of lag i to the gradient of a loss at step T: of the parameters at
-step T-i, i = 0, 1, … (so dR̂/dθ = Σ d_i; `flow.lag_gradients` returns the same terms), and
-λ[T-i] = dR̂/ds[T-i], seen over R steps,
+With d_i the contribution of lag i to the gradient of a loss at step T: of the
+parameters at step T-i, i = 0, 1, … (so dR̂/dθ = Σ d_i; `flow.lag_gradients` returns the
+same terms), and λ[T-i] = dR̂/ds[T-i], seen over R steps,
 
-    ‖dR̂/dθ - Σ_{i<K} d_i‖ ≤ E_K = Σ_{K≤i<R} ‖d_i‖ + ‖d_{R-1}‖ β / (1 - β)                (1)
-    relative bias of K ≤ E_K / max_k (‖Σ_{i<k} d_i‖ - E_k)                              (2)
+    ‖dR̂/dθ - Σ_{i<K} d_i‖ ≤ E_K = Σ_{K≤i<R} ‖d_i‖ + ‖d_{R-1}‖ β / (1 - β)         (1)
+    relative bias of K ≤ E_K / max_k (‖Σ_{i<k} d_i‖ - E_k)                        (2)
 
-if ‖λ[T-i]‖, and so ‖d_i‖, falls as β^i beyond R, with β from a line through log ‖λ[T-i]‖ over
-its second half.
+if ‖λ[T-i]‖, and so ‖d_i‖, falls as β^i beyond R, with β from a line through log
+‖λ[T-i]‖ over its second half.
 """
 
 from collections.abc import Callable
@@ -35,13 +35,13 @@ class AdaptiveTruncation(NamedTuple):
     """How far back a loss must be sent. R is the number of steps that were measured."""
 
     window: int | None
-    """K, the least with a relative bias of at most δ; None if no K ≤ R is known to have it."""
+    """K, the least with a relative bias of at most δ; None: no K ≤ R is known to be."""
     rate: float
     """β, the factor per step by which the adjoint decays; from 1 on nothing is known."""
     contributions: Float64[np.ndarray, " R"]
     """‖d_i‖, by lag i: the norms of the terms that `flow.lag_gradients` returns."""
     biases: Float64[np.ndarray, " R"]
-    """The bound (2) of the relative bias if lags 0 to i are kept: a window of i + 1 steps."""
+    """The bound (2) of the relative bias of windows of i + 1 steps: lags 0 to i."""
 
 
 def adaptive_truncation(
@@ -49,19 +49,20 @@ def adaptive_truncation(
 ) -> Callable[[Any, Any, Any], AdaptiveTruncation]:
     """Chooses how far to send a loss back from how its adjoint decays, (1) and (2).
 
-    Train with it as with any truncation; measure again, now and then, as the network learns:
+    Train with it as with any truncation; measure again, now and then, as the network
+    learns:
 
         measure = adaptive_truncation(loss_fn, 0.1)
         K = measure(params, state, batch).window
         fn = jax.jit(truncated_value_and_grad(loss_fn, window, backprop=window + K - 1))
 
-    Then every loss reaches back at least K steps. Every new K is a new compilation: round it
-    up, to a power of 2, say.
+    Then every loss reaches back at least K steps. Every new K is a new compilation:
+    round it up, to a power of 2, say.
 
-    The decay is that of this batch's last loss, and δ that of its gradient (the gradients of
-    many losses cancel, near a minimum more than their biases do). A batch of many sequences
-    averages over them. The bound adds up norms, so it is safe, and larger than the bias where
-    contributions cancel.
+    The decay is that of this batch's last loss, and δ that of its gradient (the
+    gradients of many losses cancel, near a minimum more than their biases do). A batch
+    of many sequences averages over them. The bound adds up norms, so it is safe, and
+    larger than the bias where contributions cancel.
 
     Args:
       loss_fn: `(params, state, batch_window) -> (loss, state)`, as in
@@ -69,17 +70,18 @@ def adaptive_truncation(
       bias: δ, the relative bias that is tolerated, between 0 and 1.
 
     Returns:
-      A function of `params`, of `state` (that before the first step) and of `batch`, a tree of
-      arrays `[R, ...]`, time first; R should be some times the memory that is expected. It
-      compiles once for each shape, and holds the R states.
+      A function of `params`, of `state` (that before the first step) and of `batch`, a
+      tree of arrays `[R, ...]`, time first; R should be some times the memory that is
+      expected. It compiles once for each shape, and holds the R states.
 
     Raises:
-      TypeError, ValueError: if `bias` is not between 0 and 1; when called, if the leaves of
-        `batch` disagree on R or R < 4, if the last step's loss has no gradient, or if `state`
-        is not of the kind that `loss_fn` returns.
+      TypeError, ValueError: if `bias` is not between 0 and 1; when called, if the
+        leaves of `batch` disagree on R or R < 4, if the last step's loss has no
+        gradient, or if `state` is not of the kind that `loss_fn` returns.
 
-    Source: Aicher, Foti & Fox (2019), "Adaptively truncating backpropagation through time to
-    control gradient bias", arXiv:1905.07473, with ‖d_i‖ measured in place of a bound M ‖λ_i‖.
+    Source: Aicher, Foti & Fox (2019), "Adaptively truncating backpropagation through
+    time to control gradient bias", arXiv:1905.07473, with ‖d_i‖ measured in place of a
+    bound M ‖λ_i‖.
     """
     bias = checks.between("bias", bias, 0.0, 1.0)
     loss_fn = segments.checked(loss_fn)
@@ -95,8 +97,8 @@ def adaptive_truncation(
         adjoints, parts, sums = np.asarray(measured(params, state, batch), np.float64)
         if not parts[0]:
             raise ValueError(
-                "the loss of the last step of `batch` must have a gradient, but it is zero. "
-                "End the batch with a step that has a label."
+                "the loss of the last step of `batch` must have a gradient, but it is "
+                "zero. End the batch with a step that has a label."
             )
         rate = decay_rate(adjoints)
         if rate >= 1:

@@ -1,15 +1,16 @@
 """Exact gradients of long sequences in little memory.
 
-Cut a sequence of T steps into windows w = 0, 1, … of K steps; R̂_w is the loss of window w,
-and R̂ = Σ R̂_w that of the sequence. With s_w the state before window w, and λ_w = dR̂/ds_w its
-adjoint,
+Cut a sequence of T steps into windows w = 0, 1, … of K steps; R̂_w is the loss of
+window w, and R̂ = Σ R̂_w that of the sequence. With s_w the state before window w, and
+λ_w = dR̂/ds_w its adjoint,
 
-    s_{w+1} = state after window w, from s_w                     for w = 0, 1, …    (1)
-    dR̂/dθ = Σ (∂R̂_w/∂θ + (∂s_{w+1}/∂θ)ᵀ λ_{w+1})                                    (2)
-    λ_w = ∂R̂_w/∂s_w + (∂s_{w+1}/∂s_w)ᵀ λ_{w+1}                   for w = …, 1, 0    (3)
+    s_{w+1} = state after window w, from s_w                    for w = 0, 1, …    (1)
+    dR̂/dθ = Σ (∂R̂_w/∂θ + (∂s_{w+1}/∂θ)ᵀ λ_{w+1})                                   (2)
+    λ_w = ∂R̂_w/∂s_w + (∂s_{w+1}/∂s_w)ᵀ λ_{w+1}                  for w = …, 1, 0    (3)
 
-(1) keeps only the T/K states s_w; (2) and (3) run each window once more, and hold what one
-window's backward pass needs. A window is a sequence too, so it can be cut into windows itself.
+(1) keeps only the T/K states s_w; (2) and (3) run each window once more, and hold what
+one window's backward pass needs. A window is a sequence too, so it can be cut into
+windows itself.
 """
 
 from collections.abc import Sequence
@@ -37,39 +38,40 @@ def checkpointed_value_and_grad(
     """Returns a function for the loss of a whole sequence and its exact gradient.
 
     It computes (1) to (3) in O(T/K + K) memory, and is shaped like, and equal to,
-    `jax.value_and_grad(loss_fn, has_aux=True)`: full BPTT, nothing is truncated. The loss is
-    evaluated inside each window, so that readouts, logits and losses never exist for all T
-    at once. It takes two forward passes, the first without the losses, and one backward
-    pass; every further level of windows takes one forward pass more. Within a window memory
-    is bounded already, so `unroll(..., store="residuals")` avoids computing the gates a third
-    time.
+    `jax.value_and_grad(loss_fn, has_aux=True)`: full BPTT, nothing is truncated. The
+    loss is evaluated inside each window, so that readouts, logits and losses never
+    exist for all T at once. It takes two forward passes, the first without the losses,
+    and one backward pass; every further level of windows takes one forward pass more.
+    Within a window memory is bounded already, so `unroll(..., store="residuals")`
+    avoids computing the gates a third time.
 
         fn = jax.jit(checkpointed_value_and_grad(loss_fn, 1000))
         (loss, state), grads = fn(params, state, batch)
 
-        nested = checkpointed_value_and_grad(loss_fn, windows=(10_000, 100))  # O(T^⅓) memory
+        # Nested, in O(T^⅓) memory:
+        fn = jax.jit(checkpointed_value_and_grad(loss_fn, windows=(10_000, 100)))
 
     Args:
-      loss_fn: `(params, state, batch_window) -> (loss, state)`, the loss a *sum* over the
-        steps of its window: see `truncated_value_and_grad`, and the mistakes there that
-        cannot be detected.
-      window: K, the steps of a window, 1 ≤ K ≤ T; None: about √T, a divisor of T if there is
-        one nearby. The last window may be shorter; nothing is dropped.
-      windows: instead of `window`, the steps of windows, of the windows that they are cut
-        into, and so on: T ≥ K₁ ≥ K₂ … ≥ 1. About T^⅔ and T^⅓ need the least memory.
+      loss_fn: `(params, state, batch_window) -> (loss, state)`, the loss a *sum* over
+        the steps of its window: see `truncated_value_and_grad`, and the mistakes there
+        that cannot be detected.
+      window: K, the steps of a window, 1 ≤ K ≤ T; None: about √T, a divisor of T if
+        there is one nearby. The last window may be shorter; nothing is dropped.
+      windows: instead of `window`, the steps of windows, of the windows that they are
+        cut into, and so on: T ≥ K₁ ≥ K₂ … ≥ 1. About T^⅔ and T^⅓ need the least memory.
 
     Returns:
-      A function of `params`, of `state` (that before the first step; leaves that are not
-      floating, such as keys, are carried along) and of `batch`, a tree of arrays `[T, ...]`,
-      time first. It returns the loss, the state after the last step (which continues the next
-      call, without its gradient), and the gradient with respect to `params`, of their dtypes.
-      Loss and gradient are added up in float32 or wider.
+      A function of `params`, of `state` (that before the first step; leaves that are
+      not floating, such as keys, are carried along) and of `batch`, a tree of arrays
+      `[T, ...]`, time first. It returns the loss, the state after the last step (which
+      continues the next call, without its gradient), and the gradient with respect to
+      `params`, of their dtypes. Loss and gradient are added up in float32 or wider.
 
     Raises:
-      TypeError, ValueError: if a window is not an integer ≥ 1, windows do not shrink, or both
-        arguments are given; when called, if the leaves of `batch` disagree on T or there are
-        none, if T is less than a window, if the loss is not one number, or if `state` is not
-        of the kind that `loss_fn` returns.
+      TypeError, ValueError: if a window is not an integer ≥ 1, windows do not shrink,
+        or both arguments are given; when called, if the leaves of `batch` disagree on T
+        or there are none, if T is less than a window, if the loss is not one number, or
+        if `state` is not of the kind that `loss_fn` returns.
 
     Source: Chen, Xu, Zhang & Guestrin (2016), arXiv:1604.06174, section 4.
     """
@@ -132,7 +134,7 @@ class Sums(NamedTuple):
 
 
 def _forward(problem: Problem, cuts: Sequence[int], start: PyTree, segment: Segment):
-    """(1): the last state, the states before the full windows, and that before the rest."""
+    """(1): the last state, the states before the full windows, the one before the rest."""
     if not cuts or not segment.size:
         steps = segments.slice_steps(problem.batch, *segment)
         return problem.loss_fn(problem.params, start, steps)[1], None, None
@@ -155,7 +157,7 @@ def _forward(problem: Problem, cuts: Sequence[int], start: PyTree, segment: Segm
 def _backward(
     problem: Problem, cuts: Sequence[int], sums: Sums, start: PyTree, segment: Segment
 ):
-    """(2) and (3): the sums from a segment's end to its start, and the state at its end."""
+    """(2) and (3): the sums up to a segment's start, and the state at its end."""
     if not cuts or not segment.size:
         steps = segments.slice_steps(problem.batch, *segment)
         loss, last, back = segments.pull_back(

@@ -1,14 +1,15 @@
 """Truncation at random, such that the gradient is right on average.
 
-*Randomized* truncation cuts the way from step t to t-1 with probability c[t], and makes up for
-the cuts where it does not cut, with the factor γ of `jaxrnn.unroll`:
+*Randomized* truncation cuts the way from step t to t-1 with probability c[t], and makes
+up for the cuts where it does not cut, with the factor γ of `jaxrnn.unroll`:
 
-    γ[t] = 0 with probability c[t],  else 1 / (1 - c[t]),    so E[γ[t] … γ[t-i]] = 1     (1)
+    γ[t] = 0 with probability c[t],  else 1 / (1 - c[t]),   so E[γ[t] … γ[t-i]] = 1   (1)
 
-for c[t] may depend on the cuts before t, and on nothing after. Cuts at every step with the
-same probability make windows of geometric length; with n steps since the last cut and
+for c[t] may depend on the cuts before t, and on nothing after. Cuts at every step with
+the same probability make windows of geometric length; with n steps since the last cut
+and
 
-    c = (α - 1) / ((α - 2) K + n)                                                        (2)
+    c = (α - 1) / ((α - 2) K + n)                                                     (2)
 
 a window's length has mean K too, and a tail that falls as n^(1-α).
 """
@@ -29,25 +30,28 @@ def randomized_truncation(
     exponent: float | None = None,
     batch_shape: tuple[int, ...] = (),
 ) -> Float[Array, "T *B"]:
-    """Draws factors γ, (1), with which truncated BPTT is unbiased: `unroll(..., gamma=γ)`.
+    """Draws factors γ, (1), for unbiased truncated BPTT: `unroll(..., gamma=γ)`.
 
-    The gradient's mean over draws is that of full BPTT. Its variance is the price: a path over
-    n steps that is not cut has the weight 1/P(n steps without a cut), which is (1 - 1/K)^-n
-    with constant windows, about n^(α-1) with growing ones. So where the adjoint decays slowly,
-    by β per step with β² > 1 - 1/K, the variance of one loss's gradient grows without bound
-    with the steps behind it if windows are constant, and does not if they grow.
+    The gradient's mean over draws is that of full BPTT. Its variance is the price: a
+    path over n steps that is not cut has the weight 1/P(n steps without a cut), which
+    is (1 - 1/K)^-n with constant windows, about n^(α-1) with growing ones. So where the
+    adjoint decays slowly, by β per step with β² > 1 - 1/K, the variance of one loss's
+    gradient grows without bound with the steps behind it if windows are constant, and
+    does not if they grow.
 
-    It is unbiased in float32 or wider. In bfloat16 each step rounds the adjoint by more than
-    γ differs from 1 if K is some tens: keep the parameters in float32, and give `unroll` a
-    `compute_dtype`.
+    It is unbiased in float32 or wider. In bfloat16 each step rounds the adjoint by more
+    than γ differs from 1 if K is some tens: keep the parameters in float32, and give
+    `unroll` a `compute_dtype`.
 
     Args:
       key: a random key; a new one for every gradient.
       size: T.
       window: K, the mean number of steps between cuts, above 1.
-      exponent: α > 2, (2): long windows are rare, and the longer one is, the less likely its
-        end comes. 6 is a usual choice. None: every step is cut with probability 1/K.
-      batch_shape: *B, to cut each sequence at steps of its own; (): all at the same steps.
+      exponent: α > 2, (2): long windows are rare, and the longer one is, the less
+        likely its end comes. 6 is a usual choice. None: every step is cut with
+        probability 1/K.
+      batch_shape: *B, to cut each sequence at steps of its own; (): all at the same
+        steps.
 
     Returns:
       γ, `[T, *B]`, float32; the first one is 1.
@@ -55,8 +59,8 @@ def randomized_truncation(
     Raises:
       TypeError, ValueError: if an argument is not as above.
 
-    Source: Tallec & Ollivier (2017), "Unbiasing truncated backpropagation through time",
-    arXiv:1705.08209.
+    Source: Tallec & Ollivier (2017), "Unbiasing truncated backpropagation through
+    time", arXiv:1705.08209.
     """
     size = checks.natural("size", size)
     batch_shape = tuple(checks.natural("batch_shape", b) for b in batch_shape)

@@ -1,7 +1,8 @@
 """A loss over a window of a sequence: its contract, its windows, its backward pass.
 
-A `loss_fn(params, state, batch_window) -> (loss, state)` runs a network from `state` over a
-window of steps, and returns the *sum* of the losses of these steps and the state after them.
+A `loss_fn(params, state, batch_window) -> (loss, state)` runs a network from `state`
+over a window of steps, and returns the *sum* of the losses of these steps and the state
+after them.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,9 @@ ValueAndGrad: TypeAlias = Callable[[Any, Any, Any], tuple[tuple[Any, Any], Any]]
 
 
 def checked(loss_fn: LossFn) -> LossFn:
-    """Returns the same function; it raises unless its loss and its state are of their kinds.
+    """Returns the same function, which raises where it breaks its contract.
 
-    The loss must be one number, the state like the one given.
+    The loss must be one number, the returned state like the one given.
     """
 
     def checked_loss(params: Params, state: PyTree, segment: PyTree) -> tuple[Any, Any]:
@@ -39,22 +40,22 @@ def checked(loss_fn: LossFn) -> LossFn:
 def admit(
     params: Params, state: PyTree, batch: PyTree, name: str, window: int
 ) -> tuple[Any, Any, Array]:
-    """Returns state and batch as arrays that are placed alike, and a scalar zero like them.
+    """Returns state and batch as arrays, placed alike, and a scalar zero like them.
 
     Raises:
       ValueError: if `window`, called `name`, is longer than the batch.
     """
     state, batch = jax.tree.map(jnp.asarray, (state, batch))
     checks.within(name, window, checks.common_length("batch", batch))
-    # The parameters decide too, but are returned unchanged: where they are the same all over
-    # a mesh, their gradient is summed over it, as with `jax.grad`.
+    # The parameters decide too, but are returned unchanged: where they are the same all
+    # over a mesh, their gradient is summed over it, as with `jax.grad`.
     return placement.varying_alike((params, state, batch, jnp.zeros(())))[1:]
 
 
 def zero_loss(
     loss_fn: LossFn, params: Params, state: PyTree, segment: PyTree, zero: Array
 ) -> Array:
-    """Returns the scalar `zero` in the dtype in which the losses of segments are summed."""
+    """Returns the scalar `zero` in the dtype in which losses are summed."""
     loss, _ = jax.eval_shape(loss_fn, params, state, segment)
     return zero.astype(accumulation_dtype(loss.dtype))
 
@@ -74,9 +75,10 @@ def pull_back(
 ) -> tuple[Array, Any, Callable[[Any, list[Array]], tuple[Any, list[Array]]]]:
     """Returns the loss of a segment, the state after it, and its backward pass.
 
-    The backward pass takes the cotangent of the loss and the adjoint of the floating leaves
-    of the state after the segment, a list of `[*B, H]`; it returns the gradient with respect
-    to `params` and the adjoint of the floating leaves of the state before the segment.
+    The backward pass takes the cotangent of the loss and the adjoint of the floating
+    leaves of the state after the segment, a list of `[*B, H]`; it returns the gradient
+    with respect to `params` and the adjoint of the floating leaves of the state before
+    the segment.
     """
     leaves, tree = jax.tree.flatten(state)
 

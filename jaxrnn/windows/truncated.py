@@ -1,18 +1,18 @@
 """Truncated BPTT as windowed scans.
 
-Cut a sequence of T steps into windows w = 0, 1, … of K₁ steps; R̂_w is the loss of window w,
-and R̂ = Σ R̂_w that of the sequence. With sg(·) a value without its gradient, and window w run
-from the state at step a_w,
+Cut a sequence of T steps into windows w = 0, 1, … of K₁ steps; R̂_w is the loss of
+window w, and R̂ = Σ R̂_w that of the sequence. With sg(·) a value without its gradient,
+and window w run from the state at step a_w,
 
     a_w = max(0, (w + 1) K₁ - K₂),      R̂_w = loss of window w, from sg(s[a_w])    (1)
     dR̂/dθ ≈ Σ dR̂_w/dθ                                                              (2)
 
-Every K₁ steps, only the losses of the newest K₁ steps are backpropagated, through the last
-K₂ ≥ K₁ steps. A loss therefore reaches back between K₂ - K₁ + 1 and K₂ steps, counting its
-own. With K₂ = K₁ no gradient crosses a window's edge, and the forward pass runs once; with
-K₂ > K₁ it runs K₂/K₁ times, since the steps before a window are run again from s[a_w], with
-the present parameters. (The other usual reading keeps the graph of the old steps; the two
-differ only where parameters change in between.)
+Every K₁ steps, only the losses of the newest K₁ steps are backpropagated, through the
+last K₂ ≥ K₁ steps. A loss therefore reaches back between K₂ - K₁ + 1 and K₂ steps,
+counting its own. With K₂ = K₁ no gradient crosses a window's edge, and the forward pass
+runs once; with K₂ > K₁ it runs K₂/K₁ times, since the steps before a window are run
+again from s[a_w], with the present parameters. (The other usual reading keeps the graph
+of the old steps; the two differ only where parameters change in between.)
 """
 
 import itertools
@@ -36,7 +36,8 @@ def truncated_value_and_grad(
 ) -> ValueAndGrad:
     """Returns a function for the loss of a whole sequence and its truncated gradient.
 
-    It computes (1) and (2), and is shaped like `jax.value_and_grad(loss_fn, has_aux=True)`:
+    It computes (1) and (2), and is shaped like `jax.value_and_grad(loss_fn,
+    has_aux=True)`:
 
         def loss_fn(params, state, batch):  # one window: [K₁, B, ...]
             xs, labels = batch
@@ -44,37 +45,40 @@ def truncated_value_and_grad(
             return jnp.sum((hs - labels) ** 2), state  # a sum over steps, not a mean
 
         fn = jax.jit(truncated_value_and_grad(loss_fn, 64))
-        (loss, state), grads = fn(params, state, (xs, labels))  # the sequence: [T, B, ...]
+        (loss, state), grads = fn(params, state, (xs, labels))  # sequence: [T, B, ...]
         mean = jax.tree.map(lambda a: a / labels.size, (loss, grads))
 
     Args:
-      loss_fn: `(params, state, batch_window) -> (loss, state)`. The loss must be a *sum* over
-        the steps of its window, not a mean: the losses of windows are added up, and windows
-        are cut into parts. Divide by the number of labels afterwards, loss and gradients
-        alike. Four mistakes here cannot be detected. A mean is counted once per window. So
-        is a loss of the window's last state: give the last step of the sequence a label and
-        mask out the others. `unroll(..., reverse=True)` reverses each window by itself.
-        With batch-first arrays the windows run over the batch.
-      window: K₁, the steps of a window, 1 ≤ K₁ ≤ T. Where it does not divide T, the last
-        window is shorter; nothing is dropped.
-      backprop: K₂, the steps through which a window's losses are backpropagated, at least
-        K₁; None: K₁.
+      loss_fn: `(params, state, batch_window) -> (loss, state)`. The loss must be a
+        *sum* over the steps of its window, not a mean: the losses of windows are added
+        up, and windows are cut into parts. Divide by the number of labels afterwards,
+        loss and gradients alike. Four mistakes here cannot be detected. A mean is
+        counted once per window. So is a loss of the window's last state: give the last
+        step of the sequence a label and mask out the others. `unroll(...,
+        reverse=True)` reverses each window by itself. With batch-first arrays the
+        windows run over the batch.
+      window: K₁, the steps of a window, 1 ≤ K₁ ≤ T. Where it does not divide T, the
+        last window is shorter; nothing is dropped.
+      backprop: K₂, the steps through which a window's losses are backpropagated, at
+        least K₁; None: K₁.
 
     Returns:
-      A function of `params`, of `state` (that before the first step) and of `batch`, a tree
-      of arrays `[T, ...]`, time first. It returns the loss, the state after the last step
-      (which continues the next call), and the gradient with respect to `params`, of their
-      dtypes. The loss is added up in float32 or wider. No gradient goes from one call to the
-      one before: with K₂ = K₁, calls that end at windows' edges add up to one call; with
-      K₂ > K₁ the first losses of each call reach back fewer steps.
+      A function of `params`, of `state` (that before the first step) and of `batch`, a
+      tree of arrays `[T, ...]`, time first. It returns the loss, the state after the
+      last step (which continues the next call), and the gradient with respect to
+      `params`, of their dtypes. The loss is added up in float32 or wider. No gradient
+      goes from one call to the one before: with K₂ = K₁, calls that end at windows'
+      edges add up to one call; with K₂ > K₁ the first losses of each call reach back
+      fewer steps.
 
     Raises:
-      TypeError, ValueError: if `window` is not an integer ≥ 1, or `backprop` not an integer
-        ≥ `window`; when called, if the leaves of `batch` disagree on T or there are none, if
-        T is less than `window`, if the loss is not one number, or if `state` is not of the
-        kind that `loss_fn` returns.
+      TypeError, ValueError: if `window` is not an integer ≥ 1, or `backprop` not an
+        integer ≥ `window`; when called, if the leaves of `batch` disagree on T or there
+        are none, if T is less than `window`, if the loss is not one number, or if
+        `state` is not of the kind that `loss_fn` returns.
 
-    Source: Williams & Peng (1990), Neural Computation 2: BPTT(h; h') with h = K₂, h' = K₁.
+    Source: Williams & Peng (1990), Neural Computation 2: BPTT(h; h') with h = K₂, h' =
+    K₁.
     """
     window, backprop = checks.window_and_backprop(window, backprop)
     loss_fn = segments.checked(loss_fn)
@@ -116,10 +120,10 @@ def scan(
       window: K₁.
       backprop: K₂.
       visit: `(carry, states, value_and_grad) -> (carry, states, out)`, called once per
-        window. `value_and_grad(params)` returns `((R̂_w, states), dR̂_w/dθ)`; the next window
-        starts from the states that `visit` returns, these or the ones it was given. The
-        windows that end before step K₂, if any, are visited as one, for no gradient is cut
-        among them.
+        window. `value_and_grad(params)` returns `((R̂_w, states), dR̂_w/dθ)`; the next
+        window starts from the states that `visit` returns, these or the ones it was
+        given. The windows that end before step K₂, if any, are visited as one, for no
+        gradient is cut among them.
       carry: what `visit` carries.
       state: the state before the first step.
       batch: a tree of arrays `[T, ...]`.
@@ -133,8 +137,8 @@ def scan(
     whole = max(head, size - size % window)
 
     def over_segment(carry, start, segment, counted, kept):
-        """Visits a segment: losses count from step `counted` on, and the next segment starts
-        from the state after `kept` steps."""
+        """Visits a segment: losses count from step `counted` on, and the next segment
+        starts from the state after `kept` steps."""
 
         def loss_of(params):
             now, at_kept, loss = start, start, None
@@ -177,7 +181,7 @@ def scan(
 
 
 def _parts(segment: PyTree, counted: int, kept: int) -> list[tuple[Any, int]]:
-    """Returns the parts of a segment between the steps named, with the step where each ends."""
+    """Returns the parts of a segment between the steps named, and where each ends."""
     length = checks.common_length("batch", segment)
     edges = sorted({0, counted, kept, length} & set(range(length + 1)))
 
