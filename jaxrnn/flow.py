@@ -49,7 +49,9 @@ def adjoint_profile(
     reverse: bool = False,
     **options: Unpack[UnrollOptions],
 ) -> Float[Array, "T *B"]:
-    """Returns ‖dR̂/ds[T-i]‖ for every lag i and each sequence, (1), by one backward pass.
+    """Returns ‖dR̂/ds[T-i]‖ for every lag i and each sequence, (1).
+
+    It takes one backward pass:
 
         def loss(last, hs):
             return hs[-1].sum()
@@ -120,7 +122,7 @@ def lyapunov_spectrum(
     *,
     transient: int = 0,
 ) -> Float[Array, " k"]:
-    """Returns the leading Lyapunov exponents of the driven network, (3), in nats per step.
+    """Returns the leading Lyapunov exponents of the network, (3), in nats per step.
 
     They are differentiable, with respect to `params` too:
     `jnp.mean(lyapunov_spectrum(...)**2)` pushes the exponents to zero (gradient
@@ -153,8 +155,8 @@ def lyapunov_spectrum(
     size = len(xs)
     if transient >= size:
         raise ValueError(
-            f"`transient` must be less than T = {size}, but got {transient}. It leaves no "
-            "step to average over."
+            f"`transient` must be less than T = {size}, but got {transient}. It leaves "
+            "no step to average over."
         )
     _, logs = _stretch(products.forward, products.lin, _start(products, count))
     return jnp.mean(logs[transient:], axis=0)
@@ -258,8 +260,7 @@ class MemoryHorizon(NamedTuple):
     """How far back a gradient reaches."""
 
     lag: int | None
-    """The first lag at which the adjoint is below the given share; None if there is none.
-    """
+    """The first lag at which the adjoint is below the share; None if there is none."""
     rate: float
     """The factor per step by which the adjoint decays, from a line through the
     logarithms of the second half of the lags where it is not 0. It is 0 if the adjoint
@@ -267,7 +268,7 @@ class MemoryHorizon(NamedTuple):
 
 
 def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryHorizon:
-    """Returns the lag at which the adjoint has fallen to a share of lag 0, and its decay.
+    """Returns the lag where the adjoint has fallen to a share of lag 0, and its decay.
 
     Args:
       profile: norms by lag, `[T]`, or `[T, *B]` of many sequences, which are averaged,
@@ -284,7 +285,7 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
     if len(norms) < 4 or not norms[0] > 0:
         raise ValueError(
             f"`profile` must have at least 4 lags and begin above 0, but got "
-            f"{len(norms)} lags that begin with {norms[:1]}. Use a loss of the last step."
+            f"{len(norms)} lags from {norms[:1]} on. Use a loss of the last step."
         )
     below = np.flatnonzero(norms < share * norms[0])
     return MemoryHorizon(int(below[0]) if below.size else None, decay_rate(norms))

@@ -154,8 +154,30 @@ def test_the_window_for_a_known_bias(w, bias):
     assert got.rate == pytest.approx(w, rel=1e-9)
     assert got.window == math.ceil(math.log(bias) / math.log(w))
     np.testing.assert_allclose(got.biases[:50], w ** np.arange(1, 51), rtol=1e-6)
-    # The state before the step i steps back from the loss: dR̂/dh is w^(i+1).
-    np.testing.assert_allclose(got.adjoints[:50], w ** np.arange(1, 51), rtol=1e-9)
+    # By w_ih, w_hh and b at step T: x = 1 - w, h = 1 and 1.
+    first = math.hypot(1 - w, 1, 1)
+    np.testing.assert_allclose(
+        got.contributions[:50], first * w ** np.arange(50), rtol=1e-9
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_lags_are_counted_as_in_flow():
+    """Lag 0 is the last step, in `contributions` as in the terms of `flow.lag_gradients`."""
+    case = problem(jaxrnn.lstm, 6, ())
+
+    def loss_fn(params, state, xs):
+        state, hs = jaxrnn.unroll(jaxrnn.lstm, params, state, xs)
+        return jnp.sum(jnp.sin(hs[-1])), state
+
+    measured = jaxrnn.adaptive_truncation(loss_fn, 0.1)(*case[:3])
+    terms = jax.jit(
+        lambda params, state, xs: jaxrnn.flow.lag_gradients(
+            lambda last, hs: jnp.sum(jnp.sin(hs[-1])), jaxrnn.lstm, params, state, xs
+        )
+    )(*case[:3])
+    expected = np.sqrt(sum(np.sum(d.reshape(6, -1) ** 2, 1) for d in terms))
+    np.testing.assert_allclose(measured.contributions, expected, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -219,7 +241,7 @@ def test_bad_arguments_of_the_measurement():
     with pytest.raises(ValueError, match="`bias` must be between 0 and 1, but got 1"):
         jaxrnn.adaptive_truncation(summed(LINEAR), 1)
     with pytest.raises(
-        ValueError, match="`batch` must have 4 steps at least, but got R = 3"
+        ValueError, match="`batch` must have at least 4 steps, but got R = 3"
     ):
         jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(*linear(0.5, 3))
     with pytest.raises(
