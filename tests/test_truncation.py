@@ -245,7 +245,8 @@ def test_bad_arguments_of_the_measurement():
     ):
         jaxrnn.adaptive_truncation(summed(LINEAR), 0.5)(*linear(0.5, 3))
     with pytest.raises(
-        ValueError, match=r"the last step of `batch` has no gradient. Has it a lab"
+        ValueError,
+        match=r"the last step of `batch` must have a gradient, but it is zero",
     ):
         unlabelled = jaxrnn.adaptive_truncation(
             lambda p, s, xs: (0.0 * jnp.sum(xs), s), 0.5
