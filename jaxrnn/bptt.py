@@ -36,7 +36,7 @@ infinite.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,8 @@ from jaxrnn.cells.base import Adjoint, Cell, Lin, Params, Residuals, State
 from jaxrnn.ops import chunks, products
 from jaxrnn.ops.selection import keep, scale, select
 from jaxrnn.plan import Plan
+
+Run: TypeAlias = Callable[..., tuple]
 
 
 class Steps(NamedTuple):
@@ -199,7 +201,7 @@ def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
     return sums, (jnp.zeros_like(chunk.xs), None)
 
 
-def _run_or_skip(steps: Steps, run: Any, skip: Any, *arguments: Any) -> Any:
+def _run_or_skip(steps: Steps, run: Run, skip: Run, *arguments: Any) -> Any:
     """Calls `run`, or `skip` where no step of the chunk has an input: states only pass.
 
     A batch therefore costs what its longest sequence costs, however far it is padded.
@@ -238,7 +240,7 @@ def _unroll_fwd(cell: Cell, plan: Plan, inputs: Inputs):
     return (last, keep(inputs.steps.mask, hs)), (inputs, kept)  # (6)
 
 
-def _unroll_bwd(cell: Cell, plan: Plan, saved: Any, cotangents: tuple[State, Array]):
+def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, Array]):
     """(2) and (3), chunk by chunk, from the last to the first: the inputs' cotangents."""
     inputs, (firsts, states, res) = saved
     adjoint, dhs = cotangents

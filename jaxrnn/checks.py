@@ -5,7 +5,7 @@ import numbers
 import operator
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jax import Array
 
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.ops.products import accumulation_dtype
+
+Given: TypeAlias = Any
+"""An argument as the caller passed it, before it is checked."""
 
 
 def sequence(

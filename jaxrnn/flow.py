@@ -30,7 +30,7 @@ from jax import Array, lax
 from jaxtyping import Float, Shaped
 
 from jaxrnn import checks, unrolling
-from jaxrnn.cells.base import Cell, Params, State
+from jaxrnn.cells.base import Cell, Lin, Params, State
 from jaxrnn.linearization import JacobianProducts, Product, jacobian_products, linearize
 from jaxrnn.ops.norms import decay_rate, largest_modulus, norm, sum_of_squares
 from jaxrnn.ops.products import transposed
@@ -309,7 +309,7 @@ def _start(products: JacobianProducts, count: int) -> Float[Array, "D k"]:
     return jnp.linalg.qr(directions)[0]
 
 
-def _stretch(product: Product, lin: Any, q: Array, reverse: bool = False):
+def _stretch(product: Product, lin: Lin, q: Array, reverse: bool = False):
     """(3): the last Q `[D, k]`, and log |R_kk| of every step `[T, k]`."""
 
     def over_step(q, lin):

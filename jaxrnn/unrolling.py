@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from jaxrnn import bptt, checks
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
+from jaxrnn.checks import Given
 from jaxrnn.ops import placement, products
 from jaxrnn.ops.selection import flip, keep, map_axis, scale, select
 from jaxrnn.plan import Plan, Store, make_plan
@@ -244,16 +245,16 @@ def step(
 
 
 def admit(
-    cell: Any,
-    params: Any,
-    state: Any,
-    xs: Any,
-    mask: Any = None,
-    reset: Any = None,
-    reset_state: Any = None,
-    truncate: Any = None,
-    gamma: Any = None,
-    reverse: Any = False,
+    cell: Given,
+    params: Given,
+    state: Given,
+    xs: Given,
+    mask: Given = None,
+    reset: Given = None,
+    reset_state: Given = None,
+    truncate: Given = None,
+    gamma: Given = None,
+    reverse: Given = False,
 ) -> Inputs:
     """Returns the arguments as arrays, checked and placed alike, in the order of xs."""
     checks.flag("reverse", reverse)
@@ -275,7 +276,7 @@ def admit(
 
 
 def _admit_reset_state(
-    cell: Cell, params: Params, given: Any, reset: Any, batch_shape: Shape
+    cell: Cell, params: Params, given: Given, reset: Given, batch_shape: Shape
 ) -> State | None:
     """Returns the state from which reset steps start; None where there is no reset."""
     if given is None and reset is None:
@@ -284,7 +285,7 @@ def _admit_reset_state(
     return None if reset is None else state
 
 
-def _uncut(truncate: int | None, size: Any, reverse: bool) -> Array | None:
+def _uncut(truncate: int | None, size: Given, reverse: bool) -> Array | None:
     """Returns `[T]`, False where no gradient passes to the step before; None: nowhere.
 
     Counted from 0 in the order of the run, these are the steps k, 2k, …: the first one

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -70,7 +71,7 @@ class InitialState(Protocol):
 class Drive(Protocol):
     """`(params, xs [*N, I]) -> us [*N, G]`, (1)."""
 
-    def __call__(self, params: Params, xs: Any, /) -> Drives: ...
+    def __call__(self, params: Params, xs: Array, /) -> Drives: ...
 
 
 class Step(Protocol):
@@ -101,7 +102,7 @@ class ParamVjp(Protocol):
     def __call__(
         self,
         params_t: Params,
-        xs: Any,
+        xs: Array,
         states_prev: State,
         lin: Lin,
         adjoints: Adjoint,

@@ -101,7 +101,7 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
 
 
 @cache
-def _make_elman(activation: Any) -> Cell:
+def _make_elman(activation: str | tuple[Elementwise, Elementwise]) -> Cell:
     named = isinstance(activation, str)
     f, slope = ACTIVATIONS[activation] if named else activation
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import PyTree
 
 
 def chunk_length(size: int, aim: int) -> int:
@@ -22,10 +23,10 @@ def chunk_length(size: int, aim: int) -> int:
 
 def scan(
     body: Callable[[Any, Any, Any], tuple[Any, Any, Any]],
-    chunk: Any,
-    carry: Any,
-    per_chunk: Any,
-    per_step: Any,
+    chunk: int | Any,
+    carry: PyTree,
+    per_chunk: PyTree,
+    per_step: PyTree,
     reverse: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Runs `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
@@ -78,7 +79,7 @@ def _concatenated(start, end):
 
 
 def scan_ahead(
-    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, xs: PyTree
 ) -> tuple[Any, Any]:
     """Runs `lax.scan` with each input read one step ahead and carried.
 

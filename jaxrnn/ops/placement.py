@@ -12,9 +12,10 @@ from typing import Any
 import jax
 from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 
-def varying_alike(tree: Any) -> Any:
+def varying_alike(tree: PyTree) -> Any:
     """Every leaf lifted to all the manual mesh axes over which any of them varies.
 
     Where a leaf did not vary, the transpose of this cast is the sum of its cotangent
@@ -39,7 +40,7 @@ def varying(a: Array, axes: tuple[str, ...]) -> Array:
     return old.pvary(a, axes)
 
 
-def as_batch_of(xs: Array, state: Any) -> Any:
+def as_batch_of(xs: Array, state: PyTree) -> Any:
     """The state's leaves `[*B, H]`, sharded as the batch axes of `xs [T, *B, I]` are."""
     if not _is_explicit(xs):
         return state

@@ -43,6 +43,8 @@ def flip(tree: PyTree) -> Any:
     return map_axis(jnp.flip, tree, 0)
 
 
-def map_axis(function: Callable[[Array, Any], Array], tree: PyTree, axis: Any) -> Any:
+def map_axis(
+    function: Callable[[Array, Any], Array], tree: PyTree, axis: int | tuple[int, ...]
+) -> Any:
     """Returns `function(leaf, axis)` for every leaf `[...]`."""
     return jax.tree.map(lambda a: function(a, axis), tree)

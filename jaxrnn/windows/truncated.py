@@ -109,7 +109,7 @@ def scan(
     window: int,
     backprop: int,
     visit: Callable[[Any, Any, Callable[[Any], Any]], tuple[Any, Any, Any]],
-    carry: Any,
+    carry: PyTree,
     state: PyTree,
     batch: PyTree,
 ) -> tuple[Any, Any, Any]:
