@@ -115,9 +115,8 @@ class Sums(NamedTuple):
 def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     """Runs (1) over a chunk: the state after it, all its states, all its res."""
     cell = engine.cell
-    us = cell.drive(
-        engine.params, keep(chunk.steps.mask, chunk.xs)
-    )  # all K steps at once
+    xs = keep(chunk.steps.mask, chunk.xs)
+    us = cell.drive(engine.params, xs)  # all K steps at once
 
     def over_step(before, inputs):
         u, step = inputs
@@ -126,8 +125,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
         after = select(step.mask, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
-    # Where `res` leaves the loop it has a buffer of its own: to read ahead gains
-    # nothing.
+    # Where `res` leaves the loop it has a buffer of its own: no gain from reading ahead.
     ahead = engine.plan.read_ahead and not keep_res
     scan = chunks.scan_ahead if ahead else lax.scan
     after, (states, res) = scan(over_step, before, (us, chunk.steps))
@@ -148,9 +146,8 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
         back = select(step.mask, back, adjoint)  # (7)
         if step.linked is not None:
             zero = jax.tree.map(jnp.zeros_like, back)
-            dreset = jax.tree.map(
-                jnp.add, dreset, select(step.linked, zero, back)
-            )  # (9)
+            to_reset = select(step.linked, zero, back)
+            dreset = jax.tree.map(jnp.add, dreset, to_reset)  # (9)
         back = scale(step.gamma, keep(step.uncut, keep(step.linked, back)))  # (8)
         return (back, dreset), adjoint
 
@@ -171,6 +168,7 @@ def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
     if plan.store == "boundaries":
         forward = engine._replace(read=lambda: params)
         _, states, res = _chunk_fwd(forward, first, chunk, keep_res=True)
+    # The state before step t is the one after step t-1.
     befores = jax.tree.map(
         lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states
     )
