@@ -1,1 +1,1 @@
-"""jaxrnn against its peers, side by side in one run. Never a timed test: run it by hand."""
+"""Times jaxrnn and its peers side by side. No test depends on a time."""

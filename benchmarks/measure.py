@@ -1,10 +1,12 @@
 """How to compare: contestants in turn, many rounds, medians and their spread."""
 
+import contextlib
 import math
 import platform
+import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,44 +16,47 @@ import jax.numpy as jnp
 
 from jaxrnn import devices
 
-# One turn of a contestant lasts about as long, in as many calls as fit: a clock's tick and the
-# threads of the contestant before, which spin on for a moment, then weigh little.
+# A turn lasts about this long, in as many calls as fit, so that a tick of the clock and
+# the previous contestant's threads, which spin on for a moment, hardly count.
 TURN = 0.02  # seconds
-PAUSE = 0.002  # seconds between turns, for those threads to go to sleep
+PAUSE = 0.002  # seconds between turns, in which those threads go to sleep
+LEAST = 5  # rounds that no limit in seconds cuts off
 
 # A result of 8 MB stays in the cache; larger ones lose half their speed to page faults.
 PRODUCT = (1024, 512, 2048)
 
-PACKAGES = (
-    "jax jaxlib numpy optax flax dm-haiku equinox keras torch onnxruntime".split()
-)
+PACKAGES = "jax jaxlib numpy optax flax dm-haiku equinox keras torch onnxruntime"
+VECTORS = "avx2 avx512f avx512_bf16 amx_bf16"
+
+Call = Callable[[], Any]
 
 
 class Timing(NamedTuple):
-    """Milliseconds per call: the first quartile over the rounds, the median, the third."""
+    """Milliseconds per call: first quartile over the rounds, median, third quartile."""
 
     low: float
     median: float
     high: float
 
+    def gflops(self, flops: float) -> float:
+        return flops / (1e6 * self.median)
+
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], Any]],
+    contestants: Mapping[str, Call],
     rounds: int = 9,
     seconds: float = math.inf,
-    least: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Gives every contestant its turn once per round, so that a machine's moods hit all alike.
+    """Runs each contestant once per round, so that load affects all of them alike.
 
-    Each is called once beforehand, and a fast one twice, which does not count.
+    The first call of each does not count, nor does the second of a fast one.
 
     Args:
-      contestants: functions that return their results; all of these are waited for.
+      contestants: functions that return their results, all of which are waited for.
       rounds: how many, at least 2.
-      seconds: no new round begins after these, once there were `least`.
-      least: rounds there are in any case.
-      clock: in seconds.
+      seconds: no round begins later than this, except the first `LEAST`.
+      clock: returns seconds.
     """
     calls = {}
     for name, contestant in contestants.items():
@@ -61,7 +66,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in contestants}
     began = clock()
     for number in range(rounds):
-        if number >= least and clock() - began > seconds:
+        if number >= LEAST and clock() - began > seconds:
             break
         for name, contestant in contestants.items():
             time.sleep(PAUSE)
@@ -72,70 +77,39 @@ def interleaved(
     }
 
 
-def _turn(
-    contestant: Callable[[], Any], calls: int, clock: Callable[[], float]
-) -> float:
-    """Seconds per call."""
+def _turn(contestant: Call, calls: int, clock: Callable[[], float]) -> float:
+    """Returns seconds per call."""
     began = clock()
     for _ in range(calls):
-        # One after the other: more than one in flight deadlocks where a program spans devices.
+        # Two programs in flight would deadlock where they span devices: wait for each.
         jax.block_until_ready(contestant())
     return (clock() - began) / calls
 
 
-def product() -> Callable[[], Any]:
-    """The matrix product whose speed is the peak: a contestant like the others."""
+def product() -> tuple[Call, int]:
+    """Returns the matrix product whose speed is the peak, and its operations."""
     m, k, n = PRODUCT
     a, b = jnp.ones((m, k)), jnp.ones((k, n))
     multiply = jax.jit(jnp.matmul).lower(a, b).compile()
-    return lambda: multiply(a, b)
-
-
-def gflops(flops: float, milliseconds: float) -> float:
-    """GFLOP/s."""
-    return flops / (1e6 * milliseconds)
-
-
-def product_flops() -> int:
-    """The floating-point operations of `product`."""
-    return 2 * math.prod(PRODUCT)
-
-
-def geometric_mean(ratios: Iterable[float]) -> float:
-    """The mean of ratios: that of the inverse ratios is its inverse. NaN if there are none."""
-    ratios = list(ratios)
-    return statistics.geometric_mean(ratios) if ratios else math.nan
+    return lambda: multiply(a, b), 2 * m * k * n
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on and with."""
-    return {
-        "processor": _processor(),
-        "cores": devices.cores(),
-        "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """Returns what the figures depend on: the hardware and the versions."""
+    versions = {}
+    for package in PACKAGES.split():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    facts = {"processor": _processor(), "cores": devices.cores()}
+    return facts | {"python": platform.python_version(), "versions": versions}
 
 
 def _processor() -> str:
-    """The processor's name and the vector instructions that decide its speed."""
+    """Returns the processor's name and the vector instructions behind its speed."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {
-        key.strip(): fact.strip()
-        for key, _, fact in (line.partition(":") for line in lines)
-    }
-    flags = facts.get("flags", "").split()
-    vectors = [
-        flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags
-    ]
-    return " ".join([facts.get("model name", platform.machine()), *vectors])
+    model = re.search(r"model name\s*: (.*)", facts)
+    vectors = [flag for flag in VECTORS.split() if flag in facts.split()]
+    return " ".join([model[1] if model else platform.machine(), *vectors])

@@ -1,20 +1,15 @@
-"""What is computed: a cell, a shape, weights and inputs, the same for every contestant."""
+"""The problems: a cell, a shape, weights and inputs, the same for every contestant."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax import Array
 
-import jaxrnn
-
-CELLS = {"elman": jaxrnn.elman, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
-GATES = {"elman": 1, "lstm": 4, "gru": 3}
+from jaxrnn.cells import CELLS
 
 
 class Shape(NamedTuple):
-    """T steps, B sequences, I inputs, H units."""
+    """T time steps, B sequences, I inputs, H units."""
 
     T: int
     B: int
@@ -22,23 +17,17 @@ class Shape(NamedTuple):
     H: int
 
 
-GRID = (
-    Shape(128, 32, 128, 256),
-    Shape(784, 64, 1, 128),
-    Shape(512, 16, 64, 64),
-    Shape(128, 64, 512, 512),
-    Shape(64, 32, 1024, 1024),
-    Shape(25, 16, 512, 512),
-    Shape(25, 64, 1024, 1024),
-    Shape(150, 16, 256, 256),
-    Shape(1000, 1, 64, 64),
-    Shape(100, 128, 64, 128),
+_SIZES = (
+    *((128, 32, 128, 256), (784, 64, 1, 128), (512, 16, 64, 64), (128, 64, 512, 512)),
+    *((64, 32, 1024, 1024), (25, 16, 512, 512), (25, 64, 1024, 1024)),
+    *((150, 16, 256, 256), (1000, 1, 64, 64), (100, 128, 64, 128)),
 )
-QUICK = (Shape(128, 32, 128, 256), Shape(512, 16, 64, 64))
+GRID = [Shape(*sizes) for sizes in _SIZES]
+QUICK = [GRID[0], GRID[2]]
 
 
 class Problem(NamedTuple):
-    """`cell` by its name, `params` in the library's layout, `xs [T, B, I]`, float32."""
+    """`cell` by its name, `params` in jaxrnn's layout, `xs [T, B, I]`, all float32."""
 
     cell: str
     shape: Shape
@@ -47,41 +36,25 @@ class Problem(NamedTuple):
 
 
 def make(cell: str, shape: Shape) -> Problem:
-    """The library's initial weights, with biases that are not zero, and normal inputs.
+    """Returns jaxrnn's initial weights, with nonzero biases, and normal inputs.
 
-    The GRU's `b_hn` stays zero, so that libraries without that bias compute the same outputs.
+    `b_hn` stays zero: libraries without that bias then compute the same outputs.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     params = CELLS[cell].init(keys[0], shape.I, shape.H)
-    params = params._replace(
-        b=params.b + 0.1 * jax.random.normal(keys[1], params.b.shape)
-    )
-    return Problem(
-        cell, shape, params, jax.random.normal(keys[2], (shape.T, shape.B, shape.I))
-    )
+    noise = 0.1 * jax.random.normal(keys[1], params.b.shape)
+    xs = jax.random.normal(keys[2], (shape.T, shape.B, shape.I))
+    return Problem(cell, shape, params._replace(b=params.b + noise), xs)
 
 
-def flops(cell: str, shape: Shape, kind: str) -> int:
-    """Floating-point operations in matrix products, which are all that is counted.
+def flops(problem: Problem, kind: str) -> int:
+    """Returns the floating-point operations of the matrix products.
 
-    Forward, G = gates · H columns of pre-activations, each a product with x and one with h:
-
-        2 · T · B · G · (I + H)
-
-    The backward pass has two products for each one forward, for the gradient of its weights and
-    for that of its input: so the whole gradient counts three times as much. What a contestant
-    computes again, to save memory, does not count.
+    Forward, each of G = gates · H columns is a product with x and one with h: together
+    2 · T · B · G · (I + H) operations. Going back, each product becomes two, for the
+    gradients of its weights and of its input; "parameters" has none of x. Recomputation
+    does not count.
     """
-    forward = 2 * shape.T * shape.B * GATES[cell] * shape.H * (shape.I + shape.H)
-    return {"forward": 1, "gradient": 3}[kind] * forward
-
-
-def ragged(shape: Shape) -> np.ndarray:
-    """Lengths `[B]` spread evenly over 1 … T: mean T/2, the longest T, in random order."""
-    lengths = np.ceil(np.linspace(1 / shape.B, 1, shape.B) * shape.T).astype(np.int32)
-    return np.random.default_rng(0).permutation(lengths)
-
-
-def resets(shape: Shape) -> np.ndarray:
-    """Where episodes start, `[T, B]`: every √T steps on average, at steps drawn for each."""
-    return np.random.default_rng(0).random((shape.T, shape.B)) < 1 / math.sqrt(shape.T)
+    (size, batch, inputs, hidden), columns = problem.shape, problem.params.b.size
+    factors = {"forward": (1, 1), "gradient": (3, 3), "parameters": (2, 3)}[kind]
+    return 2 * size * batch * columns * (factors[0] * inputs + factors[1] * hidden)

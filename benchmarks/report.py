@@ -1,100 +1,101 @@
-"""Writes a run's table in Markdown: `python -m benchmarks.report FILE.json > docs/grid.md`."""
+"""Writes a run's tables in Markdown, and its ratios, point by point, as a picture.
 
-import argparse
-import json
+    python -m benchmarks.report benchmarks/results/grid.json docs/grid
+
+writes docs/grid.md and docs/grid.png.
+"""
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from matplotlib import ticker
+from matplotlib.figure import Figure
 
-OF_POINT = "gradient ms, ours | all cores | % of peak | forward ms, ours"
-RATIOS = tuple(
-    (comparison, kind)
-    for comparison in results.COMPARISONS
-    for kind in comparison.kinds
-    if comparison.label != "onnxruntime"
-)
+from benchmarks import command, contest, results, tables
+
+TITLES = {"gradient": "whole gradient", "forward": "forward alone"}
+MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
-def lines(found: dict[str, Any], command: str) -> Iterator[str]:
-    """The page: what it was measured on and by what, the summary, a table per cell."""
+def lines(found: dict[str, Any], made_by: str) -> Iterator[str]:
+    """Yields the page: what was measured and how, the summary, a table per cell."""
     facts, points = found["machine"], found["points"]
-    packages = ", ".join(
-        f"{name} {version}" for name, version in facts["versions"].items()
-    )
-    rounds = sorted({point["rounds"] for point in points})
-    yield f"Made by `{command}`, drawn by `python -m benchmarks.report` and `benchmarks.plot`, on"
-    yield f"{facts['cores']} cores of {facts['processor']}, Python {facts['python']}, {packages}."
-    yield f"Medians over {' or '.join(map(str, rounds))} rounds at most, everyone in turn in one"
-    yield "process, float32. A ratio is ours divided by theirs: below 1, ours is better."
+    versions = [f"{name} {version}" for name, version in facts["versions"].items()]
+    rounds = " or ".join(map(str, sorted({point["rounds"] for point in points})))
+    machine = f"{facts['cores']} cores of {facts['processor']}"
+    yield f"Made by `{made_by}` and `python -m benchmarks.report` on {machine},"
+    yield ", ".join([f"Python {facts['python']}", *versions]) + "."
+    yield f"Medians over at most {rounds} rounds, all contestants in turn in"
+    yield "one process, float32. A ratio is ours by theirs: below 1, ours is better."
     yield ""
-    cells = list(dict.fromkeys(point["cell"] for point in points))
-    yield f"| against | | all | best | worst | {' | '.join(cells)} | points |"
-    yield "|---|---|---|---|---|" + "---|" * len(cells) + "---|"
-    for s in results.summaries(points):
-        by_cell = [_ratio(s.by_cell.get(cell)) for cell in cells]
-        numbers = [
-            _ratio(s.mean),
-            _ratio(s.best),
-            _ratio(s.worst),
-            *by_cell,
-            str(s.points),
-        ]
-        yield f"| {s.comparison.label} | {s.kind} | {' | '.join(numbers)} |"
-    used = [(c, kind) for c, kind in RATIOS if results.ratios(points, c, kind)]
-    for cell in cells:
-        yield ""
-        yield f"## {cell}"
-        yield ""
-        labels = [f"{kind} / {c.label}" for c, kind in used]
-        yield f"| T B I H | {OF_POINT} | {' | '.join(labels)} |"
-        yield "|" + "---|" * (5 + len(labels))
-        for point in points:
-            if point["cell"] == cell:
-                yield f"| {' | '.join([*_figures(point), *_ratios(point, used)])} |"
+    yield from _markdown(*tables.summary(points))
+    for cell in tables.cells_in(points):
+        yield from ("", f"## {cell}", "")
+        yield from _markdown(*tables.shapes(points, cell))
 
 
-def _figures(point: dict[str, Any]) -> list[str]:
-    times = [
-        ("jaxrnn", "gradient"),
-        ("jaxrnn-cores", "gradient"),
-        ("jaxrnn", "forward"),
-    ]
-    gradient, cores, forward = (_time(results.value(point, *at)) for at in times)
-    share = results.value(point, "jaxrnn", "gradient", "share")
-    percent = "" if share is None else f"{share:.0%}"
-    return [" ".join(map(str, point["shape"])), gradient, cores, percent, forward]
+def _markdown(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
 
 
-def _ratios(
-    point: dict[str, Any], used: Sequence[tuple[results.Comparison, str]]
-) -> list[str]:
-    return [_ratio(results.ratio(point, comparison, kind)) for comparison, kind in used]
-
-
-def _ratio(number: float | None) -> str:
-    return "" if number is None else f"{number:.2f}"
-
-
-def _time(milliseconds: float | None) -> str:
-    return "" if milliseconds is None else f"{milliseconds:.3g}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__
+def draw(found: dict[str, Any]) -> Figure:
+    """Draws a panel per cell and kind, a row per shape; left of 1, ours is faster."""
+    points, facts = found["points"], found["machine"]
+    cells = tables.cells_in(points)
+    shapes = list(dict.fromkeys(tuple(point["shape"]) for point in points))
+    timed = [c for c in results.COMPARISONS if c.field == "ms"]
+    height = 2 * (0.32 * len(shapes) + 1.2) + 0.6
+    figure = Figure(figsize=(4 * len(cells) + 2, height), layout="constrained")
+    panels = figure.subplots(
+        len(contest.KINDS), len(cells), squeeze=False, sharey=True, sharex="row"
     )
-    parser.add_argument("results", type=Path, help="what `benchmarks.run` wrote")
-    parser.add_argument(
-        "--command", default="make bench BENCH=--full", help="that made them"
-    )
-    arguments = parser.parse_args(argv)
-    print(
-        "\n".join(lines(json.loads(arguments.results.read_text()), arguments.command))
-    )
+    # Points, a color and a mark for each comparison.
+    legend = {}
+    for row, kind in zip(panels, contest.KINDS, strict=True):
+        for panel, cell in zip(row, cells, strict=True):
+            of_cell = [point for point in points if point["cell"] == cell]
+            for number, comparison in enumerate(timed):
+                drawn = results.ratios(of_cell, comparison, kind)
+                if kind in comparison.kinds and drawn:
+                    at = [shapes.index(shape) for _, shape in drawn]
+                    style = {"color": f"C{number}", "marker": MARKS[number]}
+                    (marks,) = panel.plot(
+                        [*drawn.values()], at, linestyle="", alpha=0.8, **style
+                    )
+                    legend[comparison.label] = marks
+            # Axes.
+            panel.axvline(1, color="black", linewidth=1)
+            panel.set(title=f"{cell}: {TITLES[kind]}", xscale="log")
+            panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+            panel.grid(alpha=0.3)
+        row[0].set_yticks(range(len(shapes)), [" ".join(map(str, s)) for s in shapes])
+        row[0].set_ylabel("T B I H")
+        row[len(row) // 2].set_xlabel("time of jaxrnn / time of the other, log scale")
+    # One legend for all panels.
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4)
+    machine = f"{facts['processor']}, {facts['cores']} cores, float32"
+    figure.suptitle(f"jaxrnn against … ({machine})")
+    return figure
+
+
+@command.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    parser = command.Parser("report", __doc__)
+    parser.add_argument("results", type=Path, help="the file that benchmarks.run wrote")
+    parser.add_argument("out", type=Path, help="without .md or .png")
+    parser.add_argument("--command", default="make bench BENCH=--full", help="to quote")
+    options = parser.parse_args(argv)
+    found = results.read(options.results)
+    page = "\n".join(lines(found, options.command)) + "\n"
+    options.out.with_suffix(".md").write_text(page, encoding="utf-8")
+    draw(found).savefig(options.out.with_suffix(".png"), dpi=150)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

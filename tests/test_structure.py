@@ -16,7 +16,6 @@ import pytest
 from jax.extend import core
 
 import jaxrnn
-from benchmarks import contest, ours, peers, problem
 from tests.cases import CELLS
 
 STORES = ("states", "residuals", "boundaries")
@@ -306,30 +305,88 @@ def test_memory_against_autodiff():
 FLAX = {"lstm": 14, "gru": 11}
 
 
-def compiled_bytes(model, of):
-    return (
-        contest.compiled(model, of.xs, ("gradient",))
-        .programs["gradient"]
-        .temporary_bytes
+# T, B, I, H: the shapes that `python -m benchmarks.run --full` measures.
+GRID = (
+    *((128, 32, 128, 256), (784, 64, 1, 128), (512, 16, 64, 64), (128, 64, 512, 512)),
+    *((64, 32, 1024, 1024), (25, 16, 512, 512), (25, 64, 1024, 1024)),
+    *((150, 16, 256, 256), (1000, 1, 64, 64), (100, 128, 64, 128)),
+)
+
+
+def gradient_bytes(name, shape, outputs):
+    """The temporaries of the gradient of Σ hs² by parameters and inputs."""
+    size, batch, inputs, hidden = shape
+    params, state, xs = arguments(CELLS[name], inputs, hidden, batch, size)
+
+    def loss(params, xs):
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+        return jnp.sum(outputs(CELLS[name], params, start, xs) ** 2)
+
+    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def with_store(store):
+    def outputs(cell, params, _, xs):
+        return jaxrnn.unroll(cell, params, None, xs, store=store)[1]
+
+    return outputs
+
+
+def checkpointed_steps(cell, params, state, xs):
+    """The textbook's step under `jax.checkpoint` in a scan, as one would write it."""
+
+    @jax.checkpoint
+    def over_step(state, x):
+        state = textbook(cell, params, state, x @ params.w_ih + params.b)
+        return state, state.h
+
+    return jax.lax.scan(over_step, state, xs)[1]
+
+
+def textbook(cell, params, state, u):
+    """One step with the drive u."""
+    sigmoid = jax.nn.sigmoid
+    if cell is jaxrnn.elman:
+        return state._replace(h=jnp.tanh(u + state.h @ params.w_hh))
+    if cell is jaxrnn.lstm:
+        i, f, g, o = jnp.split(u + state.h @ params.w_hh, 4, axis=-1)
+        c = sigmoid(f) * state.c + sigmoid(i) * jnp.tanh(g)
+        return state._replace(h=sigmoid(o) * jnp.tanh(c), c=c)
+    u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
+    q_r, q_z, q_n = jnp.split(state.h @ params.w_hh, 3, axis=-1)
+    r, z = sigmoid(u_r + q_r), sigmoid(u_z + q_z)
+    n = jnp.tanh(u_n + r * (q_n + params.b_hn))
+    return state._replace(h=(1 - z) * n + z * state.h)
+
+
+@each_cell
+def test_the_textbook_s_step_is_the_cell_s(name):
+    """So the rival below computes the same."""
+    cell = CELLS[name]
+    params, state, xs = jax.tree.map(
+        lambda a: jax.random.normal(jax.random.key(a.size), a.shape),
+        arguments(cell, INPUTS, HIDDEN, BATCH, CHUNK),
     )
+    expected = jaxrnn.unroll_autodiff(cell, params, state, xs)[1]
+    found = checkpointed_steps(cell, params, state, xs)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [s for s in problem.GRID if s.T >= 128], ids=str)
+@pytest.mark.parametrize("shape", [s for s in GRID if s[0] >= 128], ids=str)
 @pytest.mark.parametrize("name", FLAX)
 def test_default_memory_is_a_third_of_flax(name, shape):
-    of = problem.make(name, shape)
-    unit = 4 * shape.T * shape.B * shape.H
-    assert compiled_bytes(ours.model(of), of) <= 0.35 * FLAX[name] * unit
+    size, batch, _, hidden = shape
+    unit = 4 * size * batch * hidden
+    ours = gradient_bytes(name, shape, with_store(None))
+    assert ours <= 0.35 * FLAX[name] * unit
 
 
-@pytest.mark.parametrize("shape", problem.GRID, ids=str)
+@pytest.mark.parametrize("shape", GRID, ids=str)
 @each_cell
 def test_boundaries_take_less_than_checkpointed_steps(name, shape):
-    of = problem.make(name, shape)
-    rival = peers.MODELS["checkpoint"](of)
-    assert compiled_bytes(ours.model(of, store="boundaries"), of) < compiled_bytes(
-        rival, of
-    )
+    ours = gradient_bytes(name, shape, with_store("boundaries"))
+    assert ours < gradient_bytes(name, shape, checkpointed_steps)
 
 
 @each_cell

@@ -100,8 +100,8 @@ def stored_for_loop(
     On two cores, with 16 to 32 rows, a `[256, 64]` matrix reached 52 to 67 GFLOP/s as
     stored and 31 to 50 transposed; a `[4096, 1024]` matrix, too large for the cache, 94
     to 102 and 107 to 133. From 64 rows on there is little between them
-    (`python -m benchmarks.products`). A matrix that is faster the other way round is
-    copied once, here. The function that is returned transposes what is stored back
+    (`python -m benchmarks.profile.products`). A matrix that is faster the other way round
+    is copied once, here. The function that is returned transposes what is stored back
     inside the loop, which XLA folds into the product, so a cell sees plain arrays.
 
     Args:

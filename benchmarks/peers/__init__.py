@@ -1,0 +1,11 @@
+"""The contestants: jaxrnn, JAX's other libraries, plain scans, native libraries."""
+
+from benchmarks.peers import libraries, native, ours, scans
+
+CONTESTANTS = {
+    **ours.CONTESTANTS,
+    **libraries.CONTESTANTS,
+    **scans.CONTESTANTS,
+    **native.CONTESTANTS,
+}
+LONG = {**ours.LONG, **scans.LONG}

@@ -1,0 +1,105 @@
+"""Libraries with kernels of their own: PyTorch (oneDNN for the LSTM), onnxruntime."""
+# pyright: reportMissingImports=false
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contest import Contestant, Maker
+from benchmarks.peers.layout import weights
+from benchmarks.problem import Problem
+from jaxrnn import devices
+
+
+def torch_rnn(cell: str, params: Any) -> Any:
+    """Returns `torch.nn.RNN`, `LSTM` or `GRU` with these weights."""
+    import torch
+
+    make = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[cell]
+    given = weights(params)
+    rnn = make(len(given.w_ih), len(given.w_hh))
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    tensors = [torch.tensor(a.T) for a in given]
+    rnn.load_state_dict(dict(zip(names, tensors, strict=True)))
+    return rnn
+
+
+def pytorch(problem: Problem) -> Contestant:
+    """PyTorch, time-major, with a thread per core."""
+    import torch
+
+    torch.set_num_threads(devices.cores())
+    rnn = torch_rnn(problem.cell, problem.params)
+    xs = torch.tensor(np.asarray(problem.xs), requires_grad=True)
+
+    def forward():
+        with torch.inference_mode():
+            return rnn(xs)[0]
+
+    def gradient():
+        return torch.autograd.grad((rnn(xs)[0] ** 2).sum(), [xs, *rnn.parameters()])
+
+    return Contestant({"gradient": gradient, "forward": forward})
+
+
+def pytorch_bfloat16(problem: Problem) -> Contestant:
+    """The same under autocast to bfloat16; fails where the processor has no kernel."""
+    import torch
+
+    def under_autocast(function):
+        def call():
+            with torch.autocast("cpu", torch.bfloat16):
+                return function()
+
+        return call
+
+    functions = pytorch(problem).functions
+    functions = {kind: under_autocast(functions[kind]) for kind in functions}
+    return Contestant(functions, unlike="autocast to bfloat16")
+
+
+def onnxruntime(problem: Problem) -> Contestant:
+    """ONNX's RNN, LSTM or GRU, forward alone, with a thread per core."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    # The graph has one operator, with a leading axis for its one direction.
+    cell, (size, batch, _, hidden) = problem.cell, problem.shape
+    w_ih, w_hh, b, b_hh = weights(problem.params, "onnx")
+    arrays = {"W": w_ih.T, "R": w_hh.T, "B": np.concatenate([b, b_hh])}
+    arrays = {name: np.ascontiguousarray(a[None]) for name, a in arrays.items()}
+    tensors = [numpy_helper.from_array(a, name) for name, a in arrays.items()]
+    operator = {"elman": "RNN", "lstm": "LSTM", "gru": "GRU"}[cell]
+    options: dict[str, Any] = {"linear_before_reset": 1} if cell == "gru" else {}
+    options["hidden_size"] = hidden
+    node = helper.make_node(operator, ["X", *arrays], ["Y"], **options)
+    describe, dtype = helper.make_tensor_value_info, TensorProto.FLOAT
+    xs = describe("X", dtype, problem.xs.shape)
+    ys = describe("Y", dtype, [size, 1, batch, hidden])
+    graph = helper.make_graph([node], operator, [xs], [ys], tensors)
+    # The versions of the GRU's last change: every onnxruntime reads them.
+    opset = [helper.make_opsetid("", 14)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.checker.check_model(model)
+
+    # Threads that spin on after a run would slow the next contestant.
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = devices.cores()
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), settings, ["CPUExecutionProvider"]
+    )
+    inputs = {"X": np.asarray(problem.xs)}
+
+    def forward():
+        return np.asarray(session.run(["Y"], inputs)[0])[:, 0]
+
+    return Contestant({"forward": forward})
+
+
+CONTESTANTS: Mapping[str, Maker] = {
+    **{"pytorch": pytorch, "pytorch-bfloat16": pytorch_bfloat16},
+    "onnxruntime": onnxruntime,
+}
