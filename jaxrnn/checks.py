@@ -1,16 +1,19 @@
-"""What the public functions ask of their arguments: the rule, what was got, the cure."""
+"""Checks of the arguments of public functions: the rule, what was got, the cure."""
 
 import math
 import numbers
-import operator
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from jaxrnn import arguments
+from jaxrnn.arguments import describe
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.ops.products import accumulation_dtype
 
@@ -21,25 +24,26 @@ Given: TypeAlias = Any
 def sequence(
     cell: Any, params: Any, state: Any, xs: Any, mask: Any, reset: Any
 ) -> tuple[Any, Any, Array, Array | None, Array | None]:
-    """All arguments but `cell`, as arrays that fit; the cell's initial state for None.
+    """Returns all arguments but `cell` as arrays that fit; None: the initial state.
 
     Raises:
       TypeError: if `cell` is no Cell, or a dtype does not fit.
       ValueError: if a shape does not fit.
     """
     params = cell_and_params(cell, params)
-    xs = jnp.asarray(xs)
+    xs = sequences("xs", xs)
     inputs("xs", "(T, *B, I), time first and the inputs last", xs, params, ndim=2)
     state = given_or_initial(cell, params, state, xs.shape[1:-1])
-    mask = None if mask is None else steps("mask", jnp.asarray(mask), xs.shape[:-1])
-    reset = None if reset is None else steps("reset", jnp.asarray(reset), xs.shape[:-1])
+    mask = None if mask is None else steps("mask", array("mask", mask), xs.shape[:-1])
+    if reset is not None:
+        reset = steps("reset", array("reset", reset), xs.shape[:-1])
     return params, state, xs, mask, reset
 
 
 def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Array]:
-    """`sequence` for a single input `x [*B, I]`."""
+    """Returns what `sequence` does, for a single input `x [*B, I]`."""
     params = cell_and_params(cell, params)
-    x = jnp.asarray(x)
+    x = sequences("x", x)
     inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
     if state is None and x.ndim > 2:
         batch = x.shape[:-1]
@@ -54,110 +58,224 @@ def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Arra
 def given_or_initial(
     cell: Cell, params: Any, state: Any, batch_shape: Shape, name: str = "state"
 ) -> Any:
-    """`state` as arrays, or the cell's initial state for None; raises unless they fit."""
+    """Returns `state` as arrays, or the initial one for None; raises unless it fits."""
     initial = partial(cell.initial_state, params, batch_shape)
-    state = initial() if state is None else jax.tree.map(jnp.asarray, state)
+    if state is None:
+        state = initial()
+    else:
+        alive(name, state)
+        state = jax.tree.map(jnp.asarray, unwrapped(state))
     made = "`cell.initial_state` makes it for these inputs"
     same_state(state, jax.eval_shape(initial), made, name)
     return state
 
 
 def cell_and_params(cell: Any, params: Any) -> Any:
-    """`params` as arrays; raises unless `cell` is a Cell and they are its own, of one dtype."""
+    """Returns `params` as arrays; raises unless they are those of the Cell `cell`."""
     if not isinstance(cell, Cell):
         raise TypeError(
-            f"`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got {type(cell).__name__}."
+            "`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got "
+            f"{type(cell).__name__}."
         )
-    expected = _params_type(cell)
+    example, params = _example(cell), unwrapped(params)
+    expected = type(example)
     if not isinstance(params, expected):
         raise TypeError(
-            f"`params` must be the cell's own, {expected.__name__}, as `cell.init` makes them, but "
-            f"got a {type(params).__name__}. Restored from a file as a dict? {expected.__name__}"
-            "(**params)."
+            f"`params` must be the cell's own, {expected.__name__}, as `cell.init` "
+            f"makes them, but got a {type(params).__name__}. Restored from a file as "
+            f"a dict? {expected.__name__}(**params)."
         )
+    alive("params", params)
+    for name in getattr(params, "_fields", ()):
+        if getattr(params, name) is None and getattr(example, name) is not None:
+            raise TypeError(
+                f"`params.{name}` must be an array, but got None. To leave it out, "
+                "give zeros: jnp.zeros(...)."
+            )
     params = jax.tree.map(jnp.asarray, params)
+    _one_network(params, example)
     dtypes = sorted({str(jnp.result_type(p)) for p in jax.tree.leaves(params)})
     if len(dtypes) != 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
         raise TypeError(
-            f"`params` must have one floating dtype, but got {', '.join(dtypes) or 'no arrays'}. "
+            f"`params` must have one floating dtype, but got "
+            f"{', '.join(dtypes) or 'no arrays'}. "
             "Cast them: jax.tree.map(lambda p: p.astype(dtype), params)."
         )
     return params
 
 
 @cache
-def _params_type(cell: Cell) -> type:
-    return type(jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1)))
+def _example(cell: Cell) -> Any:
+    """The shapes of the cell's smallest parameters."""
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
+
+
+def _one_network(params: Any, example: Any) -> None:
+    """Raises if every leaf has leading axes more than the cell's own parameters."""
+    if jax.tree.structure(params) != jax.tree.structure(example):
+        return
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(example), strict=True)
+    extra = {got.ndim - expected.ndim for got, expected in pairs}
+    if len(extra) == 1 and min(extra) > 0:
+        shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+        raise ValueError(
+            "`params` must be those of one network, but got leaves of shapes "
+            f"{shapes}. For an ensemble, call jax.vmap over its axis: jax.vmap(lambda "
+            "p: jaxrnn.unroll(cell, p, None, xs))(params)."
+        )
+
+
+def unwrapped(tree: Any) -> Any:
+    """Returns the tree with the value of each framework's variable, `nnx.Param` say."""
+
+    def value(a: Any) -> Any:
+        for read in ("get_value", "__jax_array__"):
+            if callable(getattr(a, read, None)):
+                return getattr(a, read)()
+        return a.value
+
+    def opened(a: Any) -> Any:
+        return value(a) if _is_variable(a) else a
+
+    return jax.tree.map(opened, tree, is_leaf=_is_variable)
+
+
+def _is_variable(a: Any) -> bool:
+    plain = tuple | list | dict | Array | np.ndarray | np.generic
+    if a is None or isinstance(a, plain):
+        return False
+    readers = "__jax_array__", "get_value", "value"
+    return any(hasattr(a, reader) for reader in readers)
+
+
+def is_known(a: Any) -> bool:
+    """Returns whether `a` is an array with numbers that can be read: not traced."""
+    concrete = isinstance(a, Array) and not isinstance(a, Tracer)
+    return concrete and a.is_fully_addressable
+
+
+def alive(name: str, tree: Any, rule: str = "", cure: str = "") -> None:
+    """Raises `ValueError` if an array of the tree has been donated."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        is_array = isinstance(leaf, Array) and not isinstance(leaf, Tracer)
+        if not (is_array and leaf.is_deleted()):
+            continue
+        where = name + jax.tree_util.keystr(path)
+        rule = rule or f"`{where}` was donated to an earlier call"
+        cure = cure or (
+            "Use what that call returned, or give it a copy: "
+            f"jax.tree.map(jnp.copy, {name})."
+        )
+        raise ValueError(f"{rule}, which reuses its memory. {cure}")
+
+
+def array(name: str, got: Any, cure: str = "") -> Array:
+    """Returns `got` as an array; raises if it cannot be one, or has been donated."""
+    alive(name, got)
+    try:
+        return jnp.asarray(unwrapped(got))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"`{name}` must be an array, but got {describe(got)}. {cure}".strip()
+        ) from error
+
+
+def sequences(name: str, got: Any) -> Array:
+    """Returns the inputs `got` as an array; raises if they cannot be one."""
+    cure = ""
+    if got is None:
+        cure = f"A network without inputs takes zeros: {name} = jnp.zeros((T, *B, 1))."
+    elif isinstance(got, list | tuple):
+        cure = (
+            "Pad sequences to one length, and mask the rest: "
+            "jaxrnn.lengths_to_mask(lengths, T)."
+        )
+    return array(name, got, cure)
 
 
 def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
     """Raises unless `xs` has `ndim` axes at least, and the dtype of `params`."""
     if xs.ndim < ndim:
         raise ValueError(
-            f"`{name}` must have shape {shape}, but got {xs.shape}. Give a sequence of numbers an "
-            f"axis of inputs: {name}[..., None]."
+            f"`{name}` must have shape {shape}, but got {xs.shape}. Give a sequence of "
+            f"numbers an axis of inputs: {name}[..., None]."
         )
     dtype = jax.tree.leaves(params)[0].dtype
-    if xs.dtype != dtype:
+    if xs.dtype == dtype:
+        return
+    cast = f"{name}.astype({str(dtype)!r})"
+    if jnp.issubdtype(xs.dtype, jnp.floating):
+        cure = f"Cast one of them: {cast}."
+    elif jnp.issubdtype(xs.dtype, jnp.complexfloating):
         cure = (
-            f"Cast one of them: {name}.astype({str(dtype)!r})."
-            if jnp.issubdtype(xs.dtype, jnp.floating)
-            else f"Encode ids first, e.g. jax.nn.one_hot({name}, I, dtype={str(dtype)!r})."
+            "Give real and imaginary parts as inputs: "
+            f"jnp.concatenate([{name}.real, {name}.imag], -1)."
         )
-        raise TypeError(
-            f"`{name}` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
+    else:
+        cure = (
+            f"Encode ids first, e.g. jax.nn.one_hot({name}, I, dtype={str(dtype)!r}); "
+            f"cast numbers, such as pixels: {cast}."
         )
+    raise TypeError(
+        f"`{name}` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
+    )
 
 
 def same_state(got: Any, expected: Any, made: str, name: str = "state") -> None:
     """Raises unless `got` has the structure, shapes and dtypes of `expected`.
 
-    `made` says where `expected` comes from.
+    `made` completes the sentence "as ...": who made `expected`.
     """
     if jax.tree.structure(got) != jax.tree.structure(expected):
+        cure = "`cell.initial_state(params, batch_shape)` is the one to begin with."
+        if "loss_fn" in made:
+            cure = f"`loss_fn` must return the state after its batch. {cure}"
+        fields = getattr(expected, "_fields", "")
+        kind = describe(expected) + (str(fields) if fields else "")
         raise TypeError(
-            f"`{name}` must be a {type(expected).__name__}{getattr(expected, '_fields', '')}, as "
-            f"{made}, but got a {type(got).__name__}. `cell.initial_state(params, batch_shape)` is "
-            "the one to begin with."
+            f"`{name}` must be {kind}, as {made}, but got {describe(got)}. {cure}"
         )
     leaves = jax.tree.leaves_with_path(expected)
     for (path, leaf), have in zip(leaves, jax.tree.leaves(got), strict=True):
         leaf_name = name + jax.tree_util.keystr(path)
-        if have.shape != leaf.shape:
+        if jnp.shape(have) != leaf.shape:
             raise ValueError(
-                f"`{leaf_name}` must have shape {leaf.shape}, as {made}, but got {have.shape}. "
-                "Its batch axes are those of the inputs, without time."
+                f"`{leaf_name}` must have shape {leaf.shape}, as {made}, but got "
+                f"{jnp.shape(have)}. Its batch axes are those of the inputs, without "
+                "time."
             )
-        if have.dtype != leaf.dtype:
+        if jnp.result_type(have) != leaf.dtype:
             raise TypeError(
-                f"`{leaf_name}` must have dtype {leaf.dtype}, as {made}, but got {have.dtype}. "
-                f"Cast it: .astype({str(leaf.dtype)!r})."
+                f"`{leaf_name}` must have dtype {leaf.dtype}, as {made}, but got "
+                f"{jnp.result_type(have)}. Cast it: .astype({str(leaf.dtype)!r})."
             )
 
 
 def steps(name: str, got: Array, shape: Shape, axes: str = "(T, *B)") -> Array:
-    """`got` if it is a bool array of this shape, `axes`; raises otherwise."""
+    """Returns `got` if it is a bool array of this shape, `axes`; raises otherwise."""
     if got.dtype != jnp.bool_:
         raise TypeError(
-            f"`{name}` must be bool, but got {got.dtype}. Compare: {name} != 0; lengths become a "
-            "mask by jaxrnn.lengths_to_mask."
+            f"`{name}` must be bool, but got {got.dtype}. Compare: {name} != 0; "
+            "lengths become a mask by jaxrnn.lengths_to_mask."
         )
     if got.shape != tuple(shape):
         cure = (
-            "Time comes first: transpose it."
-            if sorted(got.shape) == sorted(shape)
-            else f"Broadcast it to the steps of `xs`: jnp.broadcast_to({name}, {tuple(shape)})."
+            "Broadcast it to the steps of `xs`: "
+            f"jnp.broadcast_to({name}, {tuple(shape)})."
         )
+        if sorted(got.shape) == sorted(shape):
+            cure = "Time comes first: transpose it."
         raise ValueError(
-            f"`{name}` must have shape {axes} = {tuple(shape)}, but got {got.shape}. {cure}"
+            f"`{name}` must have shape {axes} = {tuple(shape)}, but got {got.shape}. "
+            f"{cure}"
         )
     return got
 
 
 def factors(name: str, got: Array, xs: Array) -> Array:
-    """`got`, `(T,)` or `(T, *B)`, an axis of size 1 for every one it lacks.
+    """Returns `got`, `(T,)` or `(T, *B)`, with axes of size 1 for those it lacks.
 
-    In float32 or, where `xs` is, wider: in bfloat16 a factor of 1.003 would be 1.
+    It is in float32, or wider where `xs` is: in bfloat16 a factor of 1.003 would be 1.
 
     Raises:
       TypeError, ValueError: if it is not floating, or of another shape.
@@ -169,57 +287,155 @@ def factors(name: str, got: Array, xs: Array) -> Array:
     steps, batch = xs.shape[:1], xs.shape[1:-1]
     if got.shape not in (steps, steps + batch):
         raise ValueError(
-            f"`{name}` must have shape (T,) or (T, *B), {steps} or {steps + batch}, but got "
-            f"{got.shape}. One factor per sequence alone: jnp.broadcast_to({name}, "
-            f"{steps + batch})."
+            f"`{name}` must have shape (T,) or (T, *B), {steps} or {steps + batch}, "
+            f"but got {got.shape}. One factor per sequence alone: "
+            f"jnp.broadcast_to({name}, {steps + batch})."
         )
     return got.astype(accumulation_dtype(xs.dtype)).reshape(
         *steps, *(got.shape[1:] or [1] * len(batch))
     )
 
 
-def flag(name: str, got: Any) -> bool:
-    """`got` if it is True or False; raises otherwise."""
-    if not isinstance(got, bool):
-        raise TypeError(
-            f"`{name}` must be True or False, but got {got!r}. It is static: under `jit`, "
-            "close over it or name it in static_argnames."
-        )
-    return got
-
-
 def positive(name: str, got: Any) -> int:
-    """`got` as an int if it is an integer ≥ 1; raises otherwise."""
-    return _integer(name, got, 1)
-
-
-def _integer(name: str, got: Any, least: int) -> int:
-    try:
-        number = operator.index(got)
-    except TypeError as error:
-        raise TypeError(
-            f"`{name}` must be an integer, but got {got!r}. It is static: under `jit`, close over "
-            "it or name it in static_argnames."
-        ) from error
-    if isinstance(got, bool) or number < least:
-        raise ValueError(f"`{name}` must be an integer ≥ {least}, but got {got!r}.")
-    return number
+    """Returns `got` as an int if it is an integer ≥ 1; raises otherwise."""
+    return arguments.integer(name, got, 1)
 
 
 def natural(name: str, got: Any) -> int:
-    """`got` as an int if it is an integer ≥ 0; raises otherwise."""
-    return _integer(name, got, 0)
+    """Returns `got` as an int if it is an integer ≥ 0; raises otherwise."""
+    return arguments.integer(name, got, 0)
+
+
+def flag(name: str, got: Any) -> bool:
+    """Returns `got` as a bool if it is True or False; raises `TypeError` otherwise."""
+    if isinstance(got, bool | np.bool_):
+        return bool(got)
+    cure = ""
+    if isinstance(got, Tracer):
+        cure = f" {arguments.STATIC}"
+    elif isinstance(got, Array | np.ndarray):
+        cure = f" It is static: bool({name})."
+    raise TypeError(f"`{name}` must be True or False, but got {describe(got)}.{cure}")
+
+
+def mask_size(got: Any) -> Any:
+    """Returns `got`, the size of a mask, if it can be T; raises otherwise."""
+    if arguments.is_symbolic(got):
+        return got
+    try:
+        return arguments.integer("size", got, 0)
+    except TypeError as error:
+        cure = "The order is lengths_to_mask(lengths, size), and T is xs.shape[0]."
+        if isinstance(got, Tracer):
+            cure = f"{arguments.STATIC} T is xs.shape[0]."
+        raise TypeError(
+            f"`size` must be the number of time steps T, an integer, but got "
+            f"{describe(got)}. {cure}"
+        ) from error
+
+
+def finite(name: str, got: Any) -> Any:
+    """Returns `got` if it is a finite number, or a traced one; raises otherwise."""
+    is_array = isinstance(got, Array | np.ndarray) and got.ndim == 0
+    if not (is_array or isinstance(got, numbers.Real)):
+        raise TypeError(f"`{name}` must be a number, but got {describe(got)}.")
+    if not isinstance(got, Tracer) and not math.isfinite(got):
+        raise ValueError(f"`{name}` must be a finite number, but got {got}.")
+    return got
+
+
+def on_host(name: str, got: Any, function: str) -> np.ndarray:
+    """Returns `got` as float64 numbers; raises if they are traced, or no numbers."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(got)):
+        raise TypeError(
+            f"`{name}` must be an array with known numbers, but is traced. "
+            f"`{function}` runs on the host: call it outside of `jit`."
+        )
+    alive(name, got)
+    try:
+        return np.asarray(unwrapped(got), np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be an array of numbers, but got {describe(got)}."
+        ) from error
+
+
+def function(name: str, got: Any, signature: str, cure: str = "") -> None:
+    """Raises `TypeError` unless `got` can be called."""
+    if not callable(got):
+        raise TypeError(
+            f"`{name}` must be a function `{signature}`, but got {describe(got)}. "
+            f"{cure}".strip()
+        )
+
+
+def loss_and_state(got: Any) -> tuple[Any, Any]:
+    """Returns `got`, a `loss_fn`'s result, if it is a pair; raises otherwise."""
+    if not isinstance(got, tuple | list) or len(got) != 2:
+        raise TypeError(
+            f"`loss_fn` must return (loss, state), but returned {describe(got)}. "
+            "Return the state after its batch too; None if there is no state."
+        )
+    loss, state = got
+    return loss, state
+
+
+def value_and_grad(got: Any, params: Any) -> tuple[tuple[Any, Any], Any]:
+    """Returns the result `got` if it is ((loss, state), grads); raises otherwise."""
+    pair = isinstance(got, tuple | list) and len(got) == 2
+    if pair and isinstance(got[0], tuple | list) and len(got[0]) == 2:
+        (loss, state), grads = got
+        if _alike(loss, 0) and _alike(grads, params):
+            scalar("loss_fn", loss, "that of its batch")
+            return (loss, state), grads
+    raise TypeError(f"{RULE_OF_STEPS}, but returned {describe(got)}. {CURE_OF_STEPS}")
+
+
+RULE_OF_STEPS = "`value_and_grad` must return ((loss, state), grads)"
+CURE_OF_STEPS = (
+    "Give jax.value_and_grad(loss_fn, has_aux=True), where `loss_fn` returns "
+    "(loss, state)."
+)
+
+
+def _alike(tree: Any, other: Any) -> bool:
+    return jax.tree.structure(tree) == jax.tree.structure(other)
+
+
+def optimizer(got: Any) -> None:
+    """Raises `TypeError` unless `got` is a gradient transformation of optax."""
+    methods = getattr(got, "init", None), getattr(got, "update", None)
+    if not all(map(callable, methods)):
+        raise TypeError(
+            "`optimizer` must be an optax transformation, such as optax.adam(1e-3), "
+            f"but got {describe(got)}."
+        )
+
+
+def device_list(got: Any) -> list[Any]:
+    """Returns `got` as a list if it holds one JAX device or more; raises otherwise."""
+    rule = "`devices` must be a list of JAX devices, such as jax.devices()"
+    if isinstance(got, jax.Device):
+        raise TypeError(f"{rule}, but got a single one, {got}. Give [device].")
+    listed = list(got) if isinstance(got, list | tuple | np.ndarray) else [got]
+    if not listed:
+        raise ValueError(
+            "`devices` must have one device at least, but got none. None chooses."
+        )
+    if not all(isinstance(device, jax.Device) for device in listed):
+        raise TypeError(f"{rule}, but got {got!r}. None chooses.")
+    return listed
 
 
 def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
-    """`got` as a float if it is a number and low < got < high; raises otherwise."""
+    """Returns `got` as a float if it is a number in (low, high); raises otherwise."""
     rule = (
         f"a number above {low:g}"
         if high == math.inf
         else f"between {low:g} and {high:g}"
     )
     if not isinstance(got, numbers.Real):
-        raise TypeError(f"`{name}` must be {rule}, but got {got!r}.")
+        raise TypeError(f"`{name}` must be {rule}, but got {describe(got)}.")
     number = float(got)
     if not low < number < high:
         raise ValueError(f"`{name}` must be {rule}, but got {got!r}.")
@@ -227,19 +443,19 @@ def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
 
 
 def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
-    """K₁ and K₂ ≥ K₁, which is K₁ for None; raises otherwise."""
+    """Returns K₁ and K₂ ≥ K₁, which is K₁ for None; raises otherwise."""
     window = positive("window", window)
     backprop = window if backprop is None else positive("backprop", backprop)
     if backprop < window:
         raise ValueError(
-            f"`backprop` must be at least `window`, {window}, but got {backprop}: every loss of a "
-            "window must be sent back to the window's own start."
+            f"`backprop` must be at least `window`, {window}, but got {backprop}: "
+            "every loss of a window must be sent back to the window's own start."
         )
     return window, backprop
 
 
 def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
-    """K₁ ≥ K₂ ≥ …, from either of them, or () for neither; raises otherwise."""
+    """Returns K₁ ≥ K₂ ≥ …, from either argument, or () for none; raises otherwise."""
     if isinstance(window, Sequence):
         raise TypeError(
             f"`window` must be an integer, but got {window!r}: give `windows` several."
@@ -248,15 +464,16 @@ def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
         return () if window is None else (positive("window", window),)
     if window is not None:
         raise ValueError(
-            f"either `window` or `windows` must be None, but got {window!r} and {windows!r}."
+            f"either `window` or `windows` must be None, but got {window!r} and "
+            f"{windows!r}."
         )
     if not isinstance(windows, Sequence):
         raise TypeError(f"`windows` must be a tuple of integers, but got {windows!r}.")
     levels = tuple(positive(f"windows[{i}]", given) for i, given in enumerate(windows))
     if not levels or list(levels) != sorted(levels, reverse=True):
         raise ValueError(
-            "`windows` must hold the steps of windows, and of those that they are cut into, "
-            f"K₁ ≥ K₂ ≥ …, but got {levels}."
+            "`windows` must hold the steps of windows, and of those that they are cut "
+            f"into, K₁ ≥ K₂ ≥ …, but got {levels}."
         )
     return levels
 
@@ -265,8 +482,8 @@ def within(name: str, got: int, size: int) -> None:
     """Raises `ValueError` if a window of `got` steps is longer than `size` = T ≥ 1."""
     if got > size > 0:
         raise ValueError(
-            f"`{name}` must be at most T, but got {got} for a sequence of T = {size}. To take the "
-            f"whole sequence as one window, give min({got}, T)."
+            f"`{name}` must be at most T, but got {got} for a sequence of T = {size}. "
+            f"To take the whole sequence as one window, give min({got}, T)."
         )
 
 
@@ -279,32 +496,31 @@ def scalar(name: str, got: Any, what: str) -> None:
     else:
         return
     raise TypeError(
-        f"`{name}` must return a loss that is one floating number, {what}, but got {kind}."
+        f"`{name}` must return a loss that is one floating number, {what}, but got "
+        f"{kind}."
     )
 
 
 def floating(dtype: Any) -> jnp.dtype:
-    """`dtype` if it is a floating one; raises `TypeError` otherwise."""
-    try:
-        got = jnp.dtype(dtype)
-    except TypeError:
-        got = None
-    if got is None or not jnp.issubdtype(got, jnp.floating):
+    """Returns `dtype` if products can be computed in it; raises otherwise."""
+    got = arguments.floating("compute_dtype", dtype)
+    if jax.dtypes.canonicalize_dtype(got) != got:
         raise TypeError(
-            f"`compute_dtype` must be a floating dtype, such as jnp.bfloat16, but got {dtype!r}."
+            f"`compute_dtype` must be a dtype that JAX has enabled, but got {got}. "
+            'Enable it: jax.config.update("jax_enable_x64", True).'
         )
     return got
 
 
 def common_length(name: str, tree: Any) -> int:
-    """T, the length of the first axis of every leaf; raises `ValueError` if they disagree."""
+    """Returns T, the length of every leaf's first axis; raises if they disagree."""
     lengths = {
         name + jax.tree_util.keystr(path): leaf.shape[0] if leaf.ndim else -1
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
     if len(set(lengths.values())) != 1 or -1 in lengths.values():
         raise ValueError(
-            f"all leaves of `{name}` must have the same first axis, time, but its length is "
-            f"{lengths or 'nowhere: there are no leaves'} (-1: a scalar)."
+            f"all leaves of `{name}` must have the same first axis, time, but its "
+            f"length is {lengths or 'nowhere: there are no leaves'} (-1: a scalar)."
         )
     return next(iter(lengths.values()))

@@ -280,7 +280,7 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
         lags or is 0 at the first.
     """
     share = checks.between("share", share, 0.0, 1.0)
-    norms = np.asarray(profile, np.float64)
+    norms = np.atleast_1d(checks.on_host("profile", profile, "memory_horizon"))
     norms = norms.reshape(len(norms), -1).mean(axis=1) if norms.size else norms.ravel()
     if len(norms) < 4 or not norms[0] > 0:
         raise ValueError(

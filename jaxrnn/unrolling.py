@@ -235,9 +235,9 @@ def step(
     params, state, x = checks.one_step(cell, params, state, x)
     batch = x.shape[:-1]
     if mask is not None:
-        mask = checks.steps("mask", jnp.asarray(mask), batch, "(*B)")
+        mask = checks.steps("mask", checks.array("mask", mask), batch, "(*B)")
     if reset is not None:
-        reset = checks.steps("reset", jnp.asarray(reset), batch, "(*B)")
+        reset = checks.steps("reset", checks.array("reset", reset), batch, "(*B)")
     reset_state = _admit_reset_state(cell, params, reset_state, reset, batch)
     state, reset_state = placement.as_batch_of(x[None], (state, reset_state))
     steps = Steps(mask, None if reset is None else ~reset)
@@ -258,6 +258,8 @@ def admit(
 ) -> Inputs:
     """Returns the arguments as arrays, checked and placed alike, in the order of xs."""
     checks.flag("reverse", reverse)
+    if gamma is not None:
+        gamma = checks.array("gamma", gamma)
     params, state, xs, mask, reset = checks.sequence(
         cell, params, state, xs, mask, reset
     )
@@ -269,7 +271,7 @@ def admit(
         mask,
         None if reset is None else ~reset,
         _uncut(truncate, xs.shape[0], reverse),
-        None if gamma is None else checks.factors("gamma", jnp.asarray(gamma), xs),
+        None if gamma is None else checks.factors("gamma", gamma, xs),
     )
     inputs = Inputs(params, state, reset_state, xs, steps, None)
     return placement.varying_alike(inputs)

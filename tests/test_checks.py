@@ -183,7 +183,7 @@ def test_a_traced_option_is_told_to_be_static():
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_sizes_of_zero(cell, sizes):
-    with pytest.raises(ValueError, match="sizes must be at least 1"):
+    with pytest.raises(ValueError, match="_size` must be an integer ≥ 1, but got 0"):
         cell.init(jax.random.key(0), *sizes)
 
 

@@ -28,6 +28,7 @@ rows, so products read `x @ w_ih` and `h @ w_hh`.
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -110,8 +111,11 @@ class ParamVjp(Protocol):
     ) -> tuple[Params, Any]: ...
 
 
+@jax.tree_util.register_static
 class Cell(NamedTuple):
-    """A recurrent cell: a hashable value without arrays, so a static argument of `jit`.
+    """A recurrent cell: a hashable value without arrays, static under `jit` and `vmap`.
+
+    It is a tree without leaves, so `jit(unroll)(cell, ...)` needs no `static_argnums`.
 
     States are NamedTuples whose first field is the output `h`; parameters are
     NamedTuples of arrays of one floating dtype; `us`, `res` and `lin` are any pytrees

@@ -26,13 +26,14 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
     input_weights,
     recurrent_weights,
-    units_in,
+    state_shape,
 )
 from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
@@ -67,7 +68,8 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
     """Returns an Elman cell with the given activation, (1) to (3).
 
     The same argument gives the same `Cell` object, so `jit` does not trace twice; a
-    pair of functions must therefore be defined once, not as new lambdas at each call.
+    pair of functions must therefore be defined once, not as new lambdas at each call. At the top
+    level of a module they can be pickled with the cell.
 
     Args:
       activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of
@@ -101,25 +103,37 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
 
 
 @cache
-def _make_elman(activation: str | tuple[Elementwise, Elementwise]) -> Cell:
-    named = isinstance(activation, str)
-    f, slope = ACTIVATIONS[activation] if named else activation
-
-    def step(params: ElmanParams, state: ElmanState, u: Float[Array, "*B H"]):
-        z = matmul(state.h, params.w_hh) + u
-        return ElmanState(f(z)), () if named else z  # (1)
-
-    def linearize(
-        params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any
-    ):
-        return slope(state.h) if named else slope(res)  # ḟ(z[t])
-
+def _make_elman(activation: Any) -> Cell:
+    step, linearize = _Step(activation), _Linearize(activation)
     return Cell(_init, _initial_state, _drive, step, linearize, _state_vjp, _param_vjp)
+
+
+# Values, not closures: equal where their activations are, so that a cell can be pickled.
+class _Step(NamedTuple):
+    activation: Any
+
+    def __call__(self, params: ElmanParams, state: ElmanState, u: Float[Array, "*B H"]):
+        z = matmul(state.h, params.w_hh) + u
+        if isinstance(self.activation, str):
+            return ElmanState(ACTIVATIONS[self.activation][0](z)), ()  # (1)
+        return ElmanState(self.activation[0](z)), z
+
+
+class _Linearize(NamedTuple):
+    activation: Any
+
+    def __call__(
+        self, params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any
+    ):
+        if isinstance(self.activation, str):
+            return ACTIVATIONS[self.activation][1](state.h)  # ḟ(z[t])
+        return self.activation[1](res)
 
 
 def _init(
     key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
 ) -> ElmanParams:
+    arguments.for_init(key, dtype, input_size=input_size, hidden_size=hidden_size)
     key_ih, key_hh = jax.random.split(key)
     return ElmanParams(
         w_ih=input_weights(key_ih, input_size, hidden_size, ElmanParams.gates, dtype),
@@ -129,7 +143,7 @@ def _init(
 
 
 def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
-    return ElmanState(jnp.zeros((*batch_shape, units_in(params)), params.w_hh.dtype))
+    return ElmanState(jnp.zeros(state_shape(params, batch_shape), params.w_hh.dtype))
 
 
 def _drive(params: ElmanParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N H"]:

@@ -24,18 +24,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
     input_weights,
     recurrent_weights,
-    units_in,
+    state_shape,
 )
 from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
@@ -77,6 +79,7 @@ class GRULin(NamedTuple):
 def _init(
     key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
 ) -> GRUParams:
+    arguments.for_init(key, dtype, input_size=input_size, hidden_size=hidden_size)
     key_ih, key_hh = jax.random.split(key)
     return GRUParams(
         w_ih=input_weights(key_ih, input_size, hidden_size, GRUParams.gates, dtype),
@@ -87,12 +90,12 @@ def _init(
 
 
 def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
-    size = units_in(params)
-    if params.b_hn.shape != (size,):
+    shape = state_shape(params, batch_shape)
+    if np.shape(params.b_hn) != shape[-1:]:
         raise ValueError(
-            f"`b_hn` must have shape (H,) = ({size},), but got {params.b_hn.shape}."
+            f"`b_hn` must have shape (H,) = {shape[-1:]}, but got {np.shape(params.b_hn)}."
         )
-    return GRUState(jnp.zeros((*batch_shape, size), params.w_hh.dtype))
+    return GRUState(jnp.zeros(shape, params.w_hh.dtype))
 
 
 def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:

@@ -29,13 +29,14 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
+from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
     input_weights,
     recurrent_weights,
-    units_in,
+    state_shape,
 )
 from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
@@ -68,6 +69,7 @@ class LSTMLin(NamedTuple):
 def _init(
     key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
 ) -> LSTMParams:
+    arguments.for_init(key, dtype, input_size=input_size, hidden_size=hidden_size)
     key_ih, key_hh = jax.random.split(key)
     # Forget bias 1: at the start the memory decays over a few steps (σ(1) = 0.73), not
     # over one (Jozefowicz, Zaremba & Sutskever, 2015).
@@ -80,7 +82,7 @@ def _init(
 
 
 def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
-    shape = (*batch_shape, units_in(params))
+    shape = state_shape(params, batch_shape)
     # Two arrays, not one twice: a state can be donated, and a buffer only once.
     return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
 

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn.cells.base import Params
+from jaxrnn import arguments
+from jaxrnn.cells.base import Params, Shape
 from jaxrnn.ops.products import accumulation_dtype, matmul
 
 
@@ -42,19 +44,37 @@ def units_in(params: Params) -> int:
         gates.
     """
     gates = len(type(params).gates.order)
-    # 0 for a scalar, whose shape is then refused below.
-    inputs, hidden = (*params.w_ih.shape, 0)[0], (*params.w_hh.shape, 0)[0]
+    # Whatever is not a matrix, such as None, has zeros here, and is refused below.
+    inputs, columns = (*np.shape(params.w_ih), 0, 0)[:2]
+    hidden, width = (*np.shape(params.w_hh), 0, 0)[:2]
+    # Transposed weights, as PyTorch stores them, are refused with the shape they need.
+    if gates > 1 and hidden == gates * width:
+        hidden = width
     width = gates * hidden
+    if columns != width == inputs:
+        inputs = columns
     expected = {"w_ih": (inputs, width), "w_hh": (hidden, width), "b": (width,)}
     for name, shape in expected.items():
-        got = getattr(params, name).shape
-        if got != shape:
-            raise ValueError(
-                f"`{name}` must have shape {shape} for {gates} gate(s) of H = {hidden} "
-                f"units, but got {got}. Are these the parameters of another cell? "
-                "`cell.init` makes the right ones."
-            )
+        got = np.shape(getattr(params, name))
+        if got == shape:
+            continue
+        cure = "`cell.init` makes the right ones."
+        if got == shape[::-1]:
+            cure = f"Transpose it: {name}.T."
+        raise ValueError(
+            f"`{name}` must have shape {shape} for {gates} gate(s) of H = {hidden} "
+            f"units, but got {got}. {cure}"
+        )
     return hidden
+
+
+def state_shape(params: Params, batch_shape: Shape) -> Shape:
+    """Returns `(*B, H)`, the shape of a state's arrays.
+
+    Raises:
+      TypeError, ValueError: if `batch_shape` is not a tuple of sizes, or as `units_in`.
+    """
+    return (*arguments.batch_shape("batch_shape", batch_shape), units_in(params))
 
 
 def affine(
@@ -102,10 +122,6 @@ def recurrent_weights(
 
 
 def _draw_blocks(initializer, key, shape, gates, dtype) -> Array:
-    if min(shape) < 1:
-        raise ValueError(
-            f"sizes must be at least 1, but got input and hidden size {shape}."
-        )
     # Drawn in float32 or wider: there is no QR decomposition in bfloat16.
     keys = jax.random.split(key, len(gates.order))
     matrices = [initializer(k, shape, accumulation_dtype(dtype)) for k in keys]

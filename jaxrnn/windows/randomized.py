@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn import checks
+from jaxrnn import arguments, checks
 
 
 def randomized_truncation(
@@ -63,7 +63,8 @@ def randomized_truncation(
     time", arXiv:1705.08209.
     """
     size = checks.natural("size", size)
-    batch_shape = tuple(checks.natural("batch_shape", b) for b in batch_shape)
+    arguments.key("key", key)
+    batch_shape = arguments.batch_shape("batch_shape", batch_shape)
     mean = checks.between("window", window, 1.0)
     alpha = None if exponent is None else checks.between("exponent", exponent, 2.0)
 

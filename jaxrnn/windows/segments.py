@@ -28,8 +28,10 @@ def checked(loss_fn: LossFn) -> LossFn:
     The loss must be one number, the returned state like the one given.
     """
 
+    checks.function("loss_fn", loss_fn, "(params, state, batch) -> (loss, state)")
+
     def checked_loss(params: Params, state: PyTree, segment: PyTree) -> tuple[Any, Any]:
-        loss, after = loss_fn(params, state, segment)
+        loss, after = checks.loss_and_state(loss_fn(params, state, segment))
         checks.scalar("loss_fn", loss, "the sum over the steps of its window")
         checks.same_state(state, after, "`loss_fn` returns it")
         return loss, after
