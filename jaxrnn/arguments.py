@@ -4,7 +4,7 @@ Cells are made below `checks`, which holds the checks of whole calls, and use th
 """
 
 import operator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.export import SymbolicScope
 
+Given: TypeAlias = Any
+"""An argument as the caller passed it, before it is checked."""
+
 STATIC = "It is static: under `jit`, close over it or name it in static_argnames."
 
 
-def describe(got: Any) -> str:
+def describe(got: Given) -> str:
     """Returns a few words for what was got, such as "an array, float32 (3, 4)"."""
     if isinstance(got, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         traced = "a traced" if isinstance(got, Tracer) else "an"
@@ -25,7 +28,7 @@ def describe(got: Any) -> str:
     return f"a {type(got).__name__}"
 
 
-def integer(name: str, got: Any, least: int) -> int:
+def integer(name: str, got: Given, least: int) -> int:
     """Returns `got` as an int if it is an integer ≥ `least`; raises otherwise."""
     try:
         number = operator.index(got)
@@ -40,12 +43,12 @@ def integer(name: str, got: Any, least: int) -> int:
     return number
 
 
-def is_symbolic(size: Any) -> bool:
+def is_symbolic(size: Given) -> bool:
     """Returns whether a size is a symbolic dimension of `jax.export`."""
     return isinstance(getattr(size, "scope", None), SymbolicScope)
 
 
-def floating(name: str, dtype: Any) -> jnp.dtype:
+def floating(name: str, dtype: Given) -> jnp.dtype:
     """Returns `dtype` if it is a floating one of 16 bits or more; raises otherwise."""
     try:
         got = jnp.dtype(dtype)
@@ -59,7 +62,7 @@ def floating(name: str, dtype: Any) -> jnp.dtype:
     return got
 
 
-def key(name: str, got: Any) -> None:
+def key(name: str, got: Given) -> None:
     """Raises unless `got` is one random key, of either kind that JAX has."""
     typed = raw = False
     if isinstance(got, jax.Array | np.ndarray):
@@ -77,7 +80,7 @@ def key(name: str, got: Any) -> None:
         )
 
 
-def for_init(got: Any, dtype: Any, **sizes: Any) -> None:
+def for_init(got: Given, dtype: Given, **sizes: Given) -> None:
     """Raises unless a key, a dtype and sizes are such that parameters can be drawn."""
     key("key", got)
     floating("dtype", dtype)
@@ -85,7 +88,7 @@ def for_init(got: Any, dtype: Any, **sizes: Any) -> None:
         integer(name, size, 1)
 
 
-def batch_shape(name: str, got: Any) -> tuple[Any, ...]:
+def batch_shape(name: str, got: Given) -> tuple[Any, ...]:
     """Returns `got` as a tuple if it is a shape; raises otherwise."""
     if not isinstance(got, tuple | list):
         cure = f"One batch axis of that size: ({got},)." if isinstance(got, int) else ""

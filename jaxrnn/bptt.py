@@ -74,7 +74,7 @@ class Inputs(NamedTuple):
     xs: Array
     steps: Steps
     probe: State | None
-    """Zeros `[T, *B, H]`, never read: their cotangent is λ. None: λ is not asked for."""
+    """Zeros `[T, *B, H]`, never read: their cotangent is λ. None: λ is not needed."""
 
 
 class Engine(NamedTuple):
@@ -125,7 +125,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
         after = select(step.mask, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
-    # Where `res` leaves the loop it has a buffer of its own: no gain from reading ahead.
+    # Where `res` leaves the loop it has its own buffer: no gain from reading ahead.
     ahead = engine.plan.read_ahead and not keep_res
     scan = chunks.scan_ahead if ahead else lax.scan
     after, (states, res) = scan(over_step, before, (us, chunk.steps))
@@ -162,7 +162,7 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
 
 
 def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
-    """Returns s̃[t-1] and the coefficients of J[t] and M[t], for all steps of a chunk."""
+    """Returns s̃[t-1] and the coefficients of J[t] and M[t] for all steps of a chunk."""
     cell, plan, params, _, reset_state = engine
     states, res = chunk.states, chunk.res
     if plan.store == "boundaries":
@@ -191,7 +191,7 @@ def _skip_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
 
 def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
-    """`_chunk_bwd` where every step is masked: the adjoint passes, scaled, unless cut."""
+    """`_chunk_bwd` where every step is masked: the adjoint passes, scaled or cut."""
     uncut, gamma = chunk.steps.uncut, chunk.steps.gamma
     passes = None if uncut is None else jnp.all(uncut)
     factor = None if gamma is None else jnp.prod(gamma, axis=0)
@@ -211,7 +211,7 @@ def _run_or_skip(steps: Steps, run: Run, skip: Run, *arguments: Any) -> Any:
 
 
 def _unroll(cell: Cell, plan: Plan, inputs: Inputs) -> tuple[State, Array]:
-    """Returns the last state, leaves `[*B, H]`, and the outputs hs `[T, *B, H]`, (6)."""
+    """Returns the last state, leaves `[*B, H]`, and the outputs `[T, *B, H]`, (6)."""
     # No backward pass follows here, and nothing is kept for one.
     alone = plan._replace(chunk=plan.chunk_alone, store="boundaries")
     return _unroll_fwd(cell, alone, inputs)[0]
@@ -239,7 +239,7 @@ def _unroll_fwd(cell: Cell, plan: Plan, inputs: Inputs):
 
 
 def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, Array]):
-    """(2) and (3), chunk by chunk, from the last to the first: the inputs' cotangents."""
+    """(2) and (3), chunk by chunk, last to first: the cotangents of the inputs."""
     inputs, (firsts, states, res) = saved
     adjoint, dhs = cotangents
     params, read = _stored(plan, inputs, transpose=True)

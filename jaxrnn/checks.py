@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,13 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxrnn import arguments
-from jaxrnn.arguments import describe
+from jaxrnn.arguments import Given, describe
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.ops.products import accumulation_dtype
 
-Given: TypeAlias = Any
-"""An argument as the caller passed it, before it is checked."""
-
 
 def sequence(
-    cell: Any, params: Any, state: Any, xs: Any, mask: Any, reset: Any
+    cell: Given, params: Given, state: Given, xs: Given, mask: Given, reset: Given
 ) -> tuple[Any, Any, Array, Array | None, Array | None]:
     """Returns all arguments but `cell` as arrays that fit; None: the initial state.
 
@@ -40,7 +37,9 @@ def sequence(
     return params, state, xs, mask, reset
 
 
-def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Array]:
+def one_step(
+    cell: Given, params: Given, state: Given, x: Given
+) -> tuple[Any, Any, Array]:
     """Returns what `sequence` does, for a single input `x [*B, I]`."""
     params = cell_and_params(cell, params)
     x = sequences("x", x)
@@ -56,7 +55,7 @@ def one_step(cell: Any, params: Any, state: Any, x: Any) -> tuple[Any, Any, Arra
 
 
 def given_or_initial(
-    cell: Cell, params: Any, state: Any, batch_shape: Shape, name: str = "state"
+    cell: Cell, params: Given, state: Given, batch_shape: Shape, name: str = "state"
 ) -> Any:
     """Returns `state` as arrays, or the initial one for None; raises unless it fits."""
     initial = partial(cell.initial_state, params, batch_shape)
@@ -70,7 +69,7 @@ def given_or_initial(
     return state
 
 
-def cell_and_params(cell: Any, params: Any) -> Any:
+def cell_and_params(cell: Given, params: Given) -> Any:
     """Returns `params` as arrays; raises unless they are those of the Cell `cell`."""
     if not isinstance(cell, Cell):
         raise TypeError(
@@ -110,7 +109,7 @@ def _example(cell: Cell) -> Any:
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
 
 
-def _one_network(params: Any, example: Any) -> None:
+def _one_network(params: Given, example: Given) -> None:
     """Raises if every leaf has leading axes more than the cell's own parameters."""
     if jax.tree.structure(params) != jax.tree.structure(example):
         return
@@ -125,22 +124,22 @@ def _one_network(params: Any, example: Any) -> None:
         )
 
 
-def unwrapped(tree: Any) -> Any:
+def unwrapped(tree: Given) -> Any:
     """Returns the tree with the value of each framework's variable, `nnx.Param` say."""
 
-    def value(a: Any) -> Any:
+    def value(a: Given) -> Any:
         for read in ("get_value", "__jax_array__"):
             if callable(getattr(a, read, None)):
                 return getattr(a, read)()
         return a.value
 
-    def opened(a: Any) -> Any:
+    def opened(a: Given) -> Any:
         return value(a) if _is_variable(a) else a
 
     return jax.tree.map(opened, tree, is_leaf=_is_variable)
 
 
-def _is_variable(a: Any) -> bool:
+def _is_variable(a: Given) -> bool:
     plain = tuple | list | dict | Array | np.ndarray | np.generic
     if a is None or isinstance(a, plain):
         return False
@@ -148,13 +147,13 @@ def _is_variable(a: Any) -> bool:
     return any(hasattr(a, reader) for reader in readers)
 
 
-def is_known(a: Any) -> bool:
+def is_known(a: Given) -> bool:
     """Returns whether `a` is an array with numbers that can be read: not traced."""
     concrete = isinstance(a, Array) and not isinstance(a, Tracer)
     return concrete and a.is_fully_addressable
 
 
-def alive(name: str, tree: Any, rule: str = "", cure: str = "") -> None:
+def alive(name: str, tree: Given, rule: str = "", cure: str = "") -> None:
     """Raises `ValueError` if an array of the tree has been donated."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         is_array = isinstance(leaf, Array) and not isinstance(leaf, Tracer)
@@ -169,7 +168,7 @@ def alive(name: str, tree: Any, rule: str = "", cure: str = "") -> None:
         raise ValueError(f"{rule}, which reuses its memory. {cure}")
 
 
-def array(name: str, got: Any, cure: str = "") -> Array:
+def array(name: str, got: Given, cure: str = "") -> Array:
     """Returns `got` as an array; raises if it cannot be one, or has been donated."""
     alive(name, got)
     try:
@@ -180,7 +179,7 @@ def array(name: str, got: Any, cure: str = "") -> Array:
         ) from error
 
 
-def sequences(name: str, got: Any) -> Array:
+def sequences(name: str, got: Given) -> Array:
     """Returns the inputs `got` as an array; raises if they cannot be one."""
     cure = ""
     if got is None:
@@ -193,7 +192,7 @@ def sequences(name: str, got: Any) -> Array:
     return array(name, got, cure)
 
 
-def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
+def inputs(name: str, shape: str, xs: Array, params: Given, ndim: int) -> None:
     """Raises unless `xs` has `ndim` axes at least, and the dtype of `params`."""
     if xs.ndim < ndim:
         raise ValueError(
@@ -221,7 +220,7 @@ def inputs(name: str, shape: str, xs: Array, params: Any, ndim: int) -> None:
     )
 
 
-def same_state(got: Any, expected: Any, made: str, name: str = "state") -> None:
+def same_state(got: Given, expected: Given, made: str, name: str = "state") -> None:
     """Raises unless `got` has the structure, shapes and dtypes of `expected`.
 
     `made` completes the sentence "as ...": who made `expected`.
@@ -296,17 +295,17 @@ def factors(name: str, got: Array, xs: Array) -> Array:
     )
 
 
-def positive(name: str, got: Any) -> int:
+def positive(name: str, got: Given) -> int:
     """Returns `got` as an int if it is an integer ≥ 1; raises otherwise."""
     return arguments.integer(name, got, 1)
 
 
-def natural(name: str, got: Any) -> int:
+def natural(name: str, got: Given) -> int:
     """Returns `got` as an int if it is an integer ≥ 0; raises otherwise."""
     return arguments.integer(name, got, 0)
 
 
-def flag(name: str, got: Any) -> bool:
+def flag(name: str, got: Given) -> bool:
     """Returns `got` as a bool if it is True or False; raises `TypeError` otherwise."""
     if isinstance(got, bool | np.bool_):
         return bool(got)
@@ -318,7 +317,7 @@ def flag(name: str, got: Any) -> bool:
     raise TypeError(f"`{name}` must be True or False, but got {describe(got)}.{cure}")
 
 
-def mask_size(got: Any) -> Any:
+def mask_size(got: Given) -> Any:
     """Returns `got`, the size of a mask, if it can be T; raises otherwise."""
     if arguments.is_symbolic(got):
         return got
@@ -334,7 +333,7 @@ def mask_size(got: Any) -> Any:
         ) from error
 
 
-def finite(name: str, got: Any) -> Any:
+def finite(name: str, got: Given) -> Any:
     """Returns `got` if it is a finite number, or a traced one; raises otherwise."""
     is_array = isinstance(got, Array | np.ndarray) and got.ndim == 0
     if not (is_array or isinstance(got, numbers.Real)):
@@ -344,7 +343,7 @@ def finite(name: str, got: Any) -> Any:
     return got
 
 
-def on_host(name: str, got: Any, function: str) -> np.ndarray:
+def on_host(name: str, got: Given, function: str) -> np.ndarray:
     """Returns `got` as float64 numbers; raises if they are traced, or no numbers."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(got)):
         raise TypeError(
@@ -360,7 +359,7 @@ def on_host(name: str, got: Any, function: str) -> np.ndarray:
         ) from error
 
 
-def function(name: str, got: Any, signature: str, cure: str = "") -> None:
+def function(name: str, got: Given, signature: str, cure: str = "") -> None:
     """Raises `TypeError` unless `got` can be called."""
     if not callable(got):
         raise TypeError(
@@ -369,7 +368,7 @@ def function(name: str, got: Any, signature: str, cure: str = "") -> None:
         )
 
 
-def loss_and_state(got: Any) -> tuple[Any, Any]:
+def loss_and_state(got: Given) -> tuple[Any, Any]:
     """Returns `got`, a `loss_fn`'s result, if it is a pair; raises otherwise."""
     if not isinstance(got, tuple | list) or len(got) != 2:
         raise TypeError(
@@ -380,7 +379,7 @@ def loss_and_state(got: Any) -> tuple[Any, Any]:
     return loss, state
 
 
-def value_and_grad(got: Any, params: Any) -> tuple[tuple[Any, Any], Any]:
+def value_and_grad(got: Given, params: Given) -> tuple[tuple[Any, Any], Any]:
     """Returns the result `got` if it is ((loss, state), grads); raises otherwise."""
     pair = isinstance(got, tuple | list) and len(got) == 2
     if pair and isinstance(got[0], tuple | list) and len(got[0]) == 2:
@@ -398,11 +397,11 @@ CURE_OF_STEPS = (
 )
 
 
-def _alike(tree: Any, other: Any) -> bool:
+def _alike(tree: Given, other: Given) -> bool:
     return jax.tree.structure(tree) == jax.tree.structure(other)
 
 
-def optimizer(got: Any) -> None:
+def optimizer(got: Given) -> None:
     """Raises `TypeError` unless `got` is a gradient transformation of optax."""
     methods = getattr(got, "init", None), getattr(got, "update", None)
     if not all(map(callable, methods)):
@@ -412,7 +411,7 @@ def optimizer(got: Any) -> None:
         )
 
 
-def device_list(got: Any) -> list[Any]:
+def device_list(got: Given) -> list[Any]:
     """Returns `got` as a list if it holds one JAX device or more; raises otherwise."""
     rule = "`devices` must be a list of JAX devices, such as jax.devices()"
     if isinstance(got, jax.Device):
@@ -427,7 +426,7 @@ def device_list(got: Any) -> list[Any]:
     return listed
 
 
-def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
+def between(name: str, got: Given, low: float, high: float = math.inf) -> float:
     """Returns `got` as a float if it is a number in (low, high); raises otherwise."""
     rule = (
         f"a number above {low:g}"
@@ -442,7 +441,7 @@ def between(name: str, got: Any, low: float, high: float = math.inf) -> float:
     return number
 
 
-def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
+def window_and_backprop(window: Given, backprop: Given) -> tuple[int, int]:
     """Returns K₁ and K₂ ≥ K₁, which is K₁ for None; raises otherwise."""
     window = positive("window", window)
     backprop = window if backprop is None else positive("backprop", backprop)
@@ -454,7 +453,7 @@ def window_and_backprop(window: Any, backprop: Any) -> tuple[int, int]:
     return window, backprop
 
 
-def nested_windows(window: Any, windows: Any) -> tuple[int, ...]:
+def nested_windows(window: Given, windows: Given) -> tuple[int, ...]:
     """Returns K₁ ≥ K₂ ≥ …, from either argument, or () for none; raises otherwise."""
     if isinstance(window, Sequence):
         raise TypeError(
@@ -487,7 +486,7 @@ def within(name: str, got: int, size: int) -> None:
         )
 
 
-def scalar(name: str, got: Any, what: str) -> None:
+def scalar(name: str, got: Given, what: str) -> None:
     """Raises unless `got`, what a function `name` gave, is a single floating number."""
     if jax.tree.structure(got) != jax.tree.structure(0):
         kind = f"a {type(got).__name__}"
@@ -501,7 +500,7 @@ def scalar(name: str, got: Any, what: str) -> None:
     )
 
 
-def floating(dtype: Any) -> jnp.dtype:
+def floating(dtype: Given) -> jnp.dtype:
     """Returns `dtype` if products can be computed in it; raises otherwise."""
     got = arguments.floating("compute_dtype", dtype)
     if jax.dtypes.canonicalize_dtype(got) != got:
@@ -512,7 +511,7 @@ def floating(dtype: Any) -> jnp.dtype:
     return got
 
 
-def common_length(name: str, tree: Any) -> int:
+def common_length(name: str, tree: Given) -> int:
     """Returns T, the length of every leaf's first axis; raises if they disagree."""
     lengths = {
         name + jax.tree_util.keystr(path): leaf.shape[0] if leaf.ndim else -1

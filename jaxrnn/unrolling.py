@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from jaxrnn import bptt, checks
+from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
-from jaxrnn.checks import Given
 from jaxrnn.ops import placement, products
 from jaxrnn.ops.selection import flip, keep, map_axis, scale, select
 from jaxrnn.plan import Plan, Store, make_plan
@@ -313,8 +313,8 @@ def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State,
             raise
         raise TypeError(
             "forward mode alone (jvp, jacfwd, linearize) does not go through a "
-            "hand-written backward pass. Call jaxrnn.unroll_autodiff, the same function, "
-            "instead."
+            "hand-written backward pass. Call jaxrnn.unroll_autodiff, the same "
+            "function, instead."
         ) from error
 
 

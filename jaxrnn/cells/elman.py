@@ -68,8 +68,8 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
     """Returns an Elman cell with the given activation, (1) to (3).
 
     The same argument gives the same `Cell` object, so `jit` does not trace twice; a
-    pair of functions must therefore be defined once, not as new lambdas at each call. At the top
-    level of a module they can be pickled with the cell.
+    pair of functions must therefore be defined once, not as new lambdas at each call.
+    At the top level of a module they can be pickled with the cell.
 
     Args:
       activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of
@@ -108,7 +108,7 @@ def _make_elman(activation: Any) -> Cell:
     return Cell(_init, _initial_state, _drive, step, linearize, _state_vjp, _param_vjp)
 
 
-# Values, not closures: equal where their activations are, so that a cell can be pickled.
+# Values, not closures: equal if their activations are, so that a cell can be pickled.
 class _Step(NamedTuple):
     activation: Any
 

@@ -69,7 +69,7 @@ class GRURes(NamedTuple):
 
 
 class GRULin(NamedTuple):
-    """The coefficients of (5) to (7): `gates [..., 3H]` of δ_q, `z` and `nu [..., H]`."""
+    """The coefficients of (5) to (7): `gates [..., 3H]`, `z` and `nu [..., H]`."""
 
     gates: Array
     z: Array
@@ -93,7 +93,8 @@ def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
     shape = state_shape(params, batch_shape)
     if np.shape(params.b_hn) != shape[-1:]:
         raise ValueError(
-            f"`b_hn` must have shape (H,) = {shape[-1:]}, but got {np.shape(params.b_hn)}."
+            f"`b_hn` must have shape (H,) = {shape[-1:]}, but got "
+            f"{np.shape(params.b_hn)}."
         )
     return GRUState(jnp.zeros(shape, params.w_hh.dtype))
 

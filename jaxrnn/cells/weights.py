@@ -21,7 +21,7 @@ from jaxrnn.ops.products import accumulation_dtype, matmul
 
 
 class Gates(NamedTuple):
-    """The blocks of packed weights, a letter for each, in the order of their columns."""
+    """The blocks of packed weights, one letter each, in the order of their columns."""
 
     order: str
     """One letter for each block of H columns, such as "ifgo"."""
@@ -31,7 +31,7 @@ class Gates(NamedTuple):
     """The gate that multiplies the new content, where it is not 1 - keep."""
 
     def columns(self, gate: str, hidden: int) -> slice:
-        """Returns the columns of `gate` in a matrix `[*, G]` with H = `hidden` units."""
+        """Returns the columns of `gate` in a matrix `[*, G]`; H = `hidden`."""
         first = self.order.index(gate) * hidden
         return slice(first, first + hidden)
 

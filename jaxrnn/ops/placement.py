@@ -41,7 +41,7 @@ def varying(a: Array, axes: tuple[str, ...]) -> Array:
 
 
 def as_batch_of(xs: Array, state: PyTree) -> Any:
-    """The state's leaves `[*B, H]`, sharded as the batch axes of `xs [T, *B, I]` are."""
+    """Returns the state `[*B, H]`, sharded like the batch axes of `xs [T, *B, I]`."""
     if not _is_explicit(xs):
         return state
     batch = tuple(jax.typeof(xs).sharding.spec)[1:-1]

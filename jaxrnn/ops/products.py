@@ -23,7 +23,7 @@ SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
 
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """Returns float32, or `dtype` if it is wider: sums and products accumulate in it."""
+    """Returns the dtype in which sums accumulate: float32, or `dtype` if wider."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -65,7 +65,7 @@ def lead_sum(a: Float[Array, "*N M"]) -> Float[Array, " M"]:
 
 
 def zeros_for_sums(tree: PyTree) -> Any:
-    """Returns zeros like every leaf `[...]`, in the dtype in which gradients are summed.
+    """Returns zeros like every leaf `[...]`, in the dtype in which sums accumulate.
 
     In bfloat16, 256 + 1 is 256.
     """
@@ -99,10 +99,10 @@ def stored_for_loop(
 
     On two cores, with 16 to 32 rows, a `[256, 64]` matrix reached 52 to 67 GFLOP/s as
     stored and 31 to 50 transposed; a `[4096, 1024]` matrix, too large for the cache, 94
-    to 102 and 107 to 133. From 64 rows on there is little between them
-    (`python -m benchmarks.profile.products`). A matrix that is faster the other way round
-    is copied once, here. The function that is returned transposes what is stored back
-    inside the loop, which XLA folds into the product, so a cell sees plain arrays.
+    to 102 and 107 to 133. From 64 rows on there is little between them (`python -m
+    benchmarks.profile.products`). A matrix that is faster the other way round is copied
+    once, here. The function that is returned transposes what is stored back inside the
+    loop, which XLA folds into the product, so a cell sees plain arrays.
 
     Args:
       params: a tree of arrays; only the matrices, `[K, M]`, are ever stored transposed.

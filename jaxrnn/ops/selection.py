@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 
 def with_axes_of(a: Array, leading: Array) -> Array:
-    """Returns `leading`, the first axes of a `[*N, ...]`, with size 1 for the others."""
+    """Returns `leading [*N]` with size 1 for the other axes of a `[*N, ...]`."""
     return leading.reshape(leading.shape + (1,) * (a.ndim - leading.ndim))
 
 
@@ -25,7 +25,7 @@ def select(where: Array | None, a: PyTree, b: PyTree) -> Any:
 
 
 def keep(where: Array | None, tree: PyTree) -> Any:
-    """Returns leaves `[*N, ...]` where `where [*N]` is True, else 0; None: unchanged."""
+    """Returns leaves `[*N, ...]`, 0 where `where [*N]` is False; None: unchanged."""
     if where is None:
         return tree
     return select(where, tree, jax.tree.map(jnp.zeros_like, tree))

@@ -37,7 +37,7 @@ class AdaptiveTruncation(NamedTuple):
     window: int | None
     """K, the least with a relative bias of at most δ; None: no K ≤ R is known to be."""
     rate: float
-    """β, the factor per step by which the adjoint decays; from 1 on nothing is known."""
+    """β, by which the adjoint decays per step; from 1 on nothing is known."""
     contributions: Float64[np.ndarray, " R"]
     """‖d_i‖, by lag i: the norms of the terms that `flow.lag_gradients` returns."""
     biases: Float64[np.ndarray, " R"]

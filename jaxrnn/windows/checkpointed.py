@@ -134,7 +134,7 @@ class Sums(NamedTuple):
 
 
 def _forward(problem: Problem, cuts: Sequence[int], start: PyTree, segment: Segment):
-    """(1): the last state, the states before the full windows, the one before the rest."""
+    """(1): the last state, those before the full windows, the one before the rest."""
     if not cuts or not segment.size:
         steps = segments.slice_steps(problem.batch, *segment)
         return problem.loss_fn(problem.params, start, steps)[1], None, None

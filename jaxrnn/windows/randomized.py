@@ -3,13 +3,13 @@
 *Randomized* truncation cuts the way from step t to t-1 with probability c[t], and makes
 up for the cuts where it does not cut, with the factor γ of `jaxrnn.unroll`:
 
-    γ[t] = 0 with probability c[t],  else 1 / (1 - c[t]),   so E[γ[t] … γ[t-i]] = 1   (1)
+    γ[t] = 0 with probability c[t],  else 1 / (1 - c[t]),   so E[γ[t] … γ[t-i]] = 1 (1)
 
 for c[t] may depend on the cuts before t, and on nothing after. Cuts at every step with
 the same probability make windows of geometric length; with n steps since the last cut
 and
 
-    c = (α - 1) / ((α - 2) K + n)                                                     (2)
+    c = (α - 1) / ((α - 2) K + n)                                                   (2)
 
 a window's length has mean K too, and a tail that falls as n^(1-α).
 """

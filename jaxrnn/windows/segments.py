@@ -63,7 +63,7 @@ def zero_loss(
 
 
 def slice_steps(batch: PyTree, at: int | Array, size: int) -> Any:
-    """Returns `size` steps from step `at` on, of leaves `[T, ...]`; no more are copied."""
+    """Returns `size` steps from step `at` on of leaves `[T, ...]`; copies no more."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, at, size), batch)
 
 
