@@ -15,7 +15,7 @@ from experiments.analysis.tables import write_csv
 from experiments.runs.open import Opened
 from experiments.tasks.base import Task
 from jaxrnn import flow
-from jaxrnn.truncation import norm
+from jaxrnn.ops.norms import norm
 
 # The memory's horizon is the lag at which this share of the adjoint is left.
 SHARE = 0.01
@@ -105,15 +105,15 @@ def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
 
     That is -1 / the mean logarithm of the gate over all steps and sequences of
     `xs [T, B, I]`, because what is kept over n steps is a product of n gates. The gate is
-    the LSTM's f or the GRU's z. A cell without one gives `[0]`.
+    the one that the parameters declare, such as the LSTM's f or the GRU's z. A cell
+    without one gives `[0]`.
     """
-    if not isinstance(params, jaxrnn.LSTMParams | jaxrnn.GRUParams):
+    gates = type(params).gates
+    if gates.keep is None:
         return jnp.zeros(0)
-    hidden = len(params.w_hh)
+    keep = gates.columns(gates.keep, len(params.w_hh))
     _, hs = jaxrnn.unroll(cell, params, None, xs)
     before = jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
-    # i f g o; r z n: of both cells the second gate.
-    keep = slice(hidden, 2 * hidden)
     z = cell.drive(params, xs)[..., keep] + before @ params.w_hh[:, keep]
     return -1 / jnp.mean(jax.nn.log_sigmoid(z), axis=(0, 1))
 

@@ -11,10 +11,7 @@ import jaxrnn
 from experiments.config.load import ConfigError, one_of
 from experiments.config.schema import Model
 from jaxrnn import initializers, layers
-
-# The known cells by name, and the gate of each that keeps the state.
-CELLS = {"elman": jaxrnn.elman, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
-GATED = {"lstm", "gru"}
+from jaxrnn.cells import CELLS
 
 
 class ModelParams(NamedTuple):
@@ -47,14 +44,21 @@ def make_cell(model: Model) -> jaxrnn.Cell:
     if model.cell not in CELLS:
         rule = one_of(model.cell, CELLS)
         raise ConfigError(f"`model.cell` must be {rule}, but got {model.cell!r}")
-    if model.chrono is not None and model.cell not in GATED:
+    cell = CELLS[model.cell]
+    if model.cell == "elman":
+        cell = jaxrnn.make_elman(model.activation)
+    if model.chrono is not None and keeping_gate(cell) is None:
         raise ConfigError(
             f'`model.chrono` sets gate biases, but `cell = "{model.cell}"` has no gate '
             "that keeps the state. Remove it, or take another cell."
         )
-    if model.cell == "elman":
-        return jaxrnn.make_elman(model.activation)
-    return CELLS[model.cell]
+    return cell
+
+
+def keeping_gate(cell: jaxrnn.Cell) -> str | None:
+    """Returns the letter of the gate that keeps the state, as the cell declares it."""
+    params = jax.eval_shape(lambda key: cell.init(key, 1, 1), jax.random.key(0))
+    return type(params).gates.keep
 
 
 def init_cell(key: PRNGKeyArray, model: Model, input_size: int) -> Any:
