@@ -15,7 +15,8 @@ INTERRUPTED = 130  # what a shell makes of Ctrl-C
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError)
 TOO_LARGE = (
     "the numbers are too large for this machine. Lower `model.hidden_size`, "
-    "`optimizer.batch_size` or the sequence length (`window`, `lag`, `length`, `delay`)."
+    "`optimizer.batch_size` or the sequence length (`window`, `lag`, `length`, "
+    "`delay`)."
 )
 
 
@@ -29,7 +30,7 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder of a run, which may be left out, and where to look for one then."""
+    """Adds the folder of a run, and where to look for one if that is left out."""
     parser.add_argument(
         "run",
         type=Path,

@@ -1,4 +1,4 @@
-"""Streams text from a trained language model: the newest finished one, or that of RUN_DIR.
+"""Streams text from a trained language model: the newest, or that of RUN_DIR.
 
 python -m experiments.generate --prompt "ROMEO:" --temperature 0.8
 python -m experiments.generate RUN_DIR

@@ -8,7 +8,7 @@ the run's folder, and beside it the figures and their numbers, as CSV:
 
     profile.csv         the adjoint's norm at every lag, at every checkpoint
     horizon.csv         the lag at which 1 % of it is left, and its factor per step
-    contributions.csv   what each lag contributes to the gradient of the recurrent matrix
+    contributions.csv   each lag's share of the gradient of the recurrent matrix
     spectrum.csv        the leading Lyapunov exponents
     gates.csv           how many steps each unit's keeping gate holds
 """

@@ -1,7 +1,8 @@
-"""Runs an experiment from its config: `python -m experiments.run configs/DIR/NAME.toml`.
+"""Runs an experiment from its config.
 
-    python -m experiments.run configs/shakespeare/shakespeare_lstm.toml --set optimizer.steps=100
     python -m experiments.run configs/shakespeare/shakespeare_lstm.toml --quick
+    python -m experiments.run configs/shakespeare/shakespeare_lstm.toml \\
+        --set optimizer.steps=100
 
 Faults of the config are found before the run's folder is made, and nearly all of them
 before JAX is imported.
@@ -21,7 +22,8 @@ from experiments.tasks import Config
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What `--quick` sets, before everything that `--set` does: enough to see that it all runs.
+# What `--quick` sets, before everything that `--set` does: enough to see that it all
+# runs.
 QUICK = "optimizer.steps=20", "evaluations=1"
 
 
@@ -29,8 +31,8 @@ def run(config: Experiment, root: Path, name: str, console: "Console") -> Outcom
     """Trains, in a new folder under `root`.
 
     Raises:
-      ConfigError: if the config does not fit the library or the machine, or no folder can
-        be made.
+      ConfigError: if the config does not fit the library or the machine, or no folder
+        can be made.
       KeyboardInterrupt: after Ctrl-C. What there is by then is in the folder.
     """
     from experiments.training import loop, memory

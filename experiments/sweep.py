@@ -5,7 +5,7 @@
     python -m experiments.sweep configs/recall/*.toml \\
         --over lag="10 20 40" --over seed="0 1 2"
     python -m experiments.sweep configs/truncation/windows_lstm.toml \\
-        --over window,optimizer.batch_size="5,320 25,64 100,16 400,4" --over seed="0 1 2"
+        --over window,optimizer.batch_size="5,320 25,64 100,16" --over seed="0 1 2"
 
 Settings of one `--over` move together, those of several make a product. Several configs
 are the first axis. A table gives the mean over seeds and, after ±, their standard
@@ -29,7 +29,7 @@ from experiments.tasks import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 if a run failed or was interrupted; 2 if none can run."""
+    """The command. Returns 0; 1 if a run failed or was interrupted; 2 if none began."""
     parser = commands.make_parser("sweep", __doc__)
     parser.add_argument("configs", nargs="+", help="TOML files, see configs/")
     help = "keys of the config, and all their values; may be repeated"

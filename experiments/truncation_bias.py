@@ -5,8 +5,8 @@
 For windows of 1, 2, 4, … characters: the relative error of the truncated gradient, and
 its cosine with the exact one (full BPTT over all the characters, in checkpointed
 windows), on held-out text that the model reads on, trained and untrained. It writes
-`truncation_bias.png` and `truncation_bias.csv` to the run's folder, and prints the window
-that `jaxrnn.adaptive_truncation` measures.
+`truncation_bias.png` and `truncation_bias.csv` to the run's folder, and prints the
+window that `jaxrnn.adaptive_truncation` measures.
 """
 
 import sys

@@ -153,6 +153,6 @@ def describe(name: str, chosen: jaxrnn.AdaptiveTruncation, length: int) -> str:
         backprop = f"backprop = window + {chosen.window - 1}"
         enough = f"K = {chosen.window} is enough ({backprop})"
     return (
-        f"{name}: the adjoint of a loss shrinks by {chosen.rate:.4f} per character; for a "
-        f"bias of {TOLERATED} of its gradient, {enough}."
+        f"{name}: the adjoint of a loss shrinks by {chosen.rate:.4f} per character; "
+        f"for a bias of {TOLERATED} of its gradient, {enough}."
     )

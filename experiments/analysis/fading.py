@@ -35,11 +35,12 @@ class Profiled(NamedTuple):
 
 
 def measure(folder: Path) -> tuple[list[str], list[Profiled]]:
-    """Returns the first key of each axis of a sweep, and its runs. Failed runs are left out.
+    """Returns the first key of each axis of a sweep, and its runs but the failed ones.
 
     Raises:
       ConfigError: if it is not a sweep's folder, or has no run that ended well.
-      CheckpointError, ValueError, OSError: if a run is damaged, or its data are missing.
+      CheckpointError, ValueError, OSError: if a run is damaged, or its data are
+      missing.
     """
     swept, runs = load_sweep(folder), []
     if len(swept.keys) > 2:

@@ -1,4 +1,4 @@
-"""Figures, all in one style. The ending of the name, .png or .svg, decides the format."""
+"""Figures, all in one style. The name's ending, .png or .svg, decides the format."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -72,7 +72,7 @@ class Sweep(NamedTuple):
         for name in names:
             found[name] = {}
             for place, points in self.places().items():
-                # Other tasks have other results. A run that failed would have had these.
+                # Other tasks have other results. A failed run would have had these.
                 if any(name in point.results or not point.results for point in points):
                     found[name][place] = [point.value(name) for point in points]
         return found
@@ -157,8 +157,8 @@ def plot(
 ) -> bool:
     """Draws a result against the last axis. Returns False if that has no numbers.
 
-    There is a line for each place on the first axis, through the means over seeds, and a
-    dot for each run.
+    There is a line for each place on the first axis, through the means over seeds, and
+    a dot for each run.
     """
     # Find the numbers.
     try:

@@ -29,7 +29,7 @@ class Part(NamedTuple):
     draw: Callable[[Findings, Path], None]
     how_to_read: str
     describe: Callable[[Anatomy], str] | None = None
-    """What it shows of a checkpoint: the end of a sentence that begins with which one."""
+    """What it shows of a checkpoint, as the end of a sentence that names it."""
 
 
 def write(findings: Findings, folder: Path) -> list[str]:
@@ -225,8 +225,8 @@ def _draw_gates(findings: Findings, path: Path) -> None:
 def _describe_gates(anatomy: Anatomy) -> str:
     half, most = np.quantile(anatomy.holds, [0.5, 0.9])
     return (
-        f"half of the units hold their memory for less than {half:.3g} steps, a tenth of "
-        f"them for more than {most:.3g}"
+        f"half of the units hold their memory for less than {half:.3g} steps, a tenth "
+        f"of them for more than {most:.3g}"
     )
 
 
@@ -251,48 +251,51 @@ PARTS = (
         "profile",
         "How an error fades on its way back",
         _draw_profile,
-        "The norm of the derivative of the last step's loss with respect to the state that "
-        "many steps before, relative to its norm at the last step, at every checkpoint, in "
-        "the mean over held-out sequences. A straight line down is a constant factor per "
-        "step: the gradient vanishes. A line up means that it explodes. Lags below the "
-        "dotted line, 1 %, are hardly learned.",
+        "The norm of the derivative of the last step's loss with respect to the state "
+        "that many steps before, relative to its norm at the last step, at every "
+        "checkpoint, in the mean over held-out sequences. A straight line down is a "
+        "constant factor per step: the gradient vanishes. A line up means that it "
+        "explodes. Lags below the dotted line, 1 %, are hardly learned.",
         _describe_profile,
     ),
     Part(
         "horizon",
         "The memory's horizon along training",
         _draw_horizon,
-        "Left: the first lag at which less than 1 % of the error is left, or the length of "
-        "the sequences (dotted) if more is left at the end. Right: the factor by which the "
-        "error changes per step, from the second half of the lags. 1 would preserve it.",
+        "Left: the first lag at which less than 1 % of the error is left, or the "
+        "length of the sequences (dotted) if more is left at the end. Right: the "
+        "factor by which the error changes per step, from the second half of the "
+        "lags. 1 would preserve it.",
     ),
     Part(
         "contributions",
         "What each lag contributes to the gradient",
         _draw_contributions,
-        "BPTT's gradient of the recurrent matrix is a sum over lags. Left: the norm of each "
-        "term. Right: the norm of the sum of all terms from this lag on, which is the error "
-        "of truncated BPTT that stops here. Both are relative to the norm of the gradient.",
+        "BPTT's gradient of the recurrent matrix is a sum over lags. Left: the norm "
+        "of each term. Right: the norm of the sum of all terms from this lag on, "
+        "which is the error of truncated BPTT that stops here. Both are relative to "
+        "the norm of the gradient.",
         _describe_contributions,
     ),
     Part(
         "spectrum",
         "Lyapunov exponents",
         _draw_spectrum,
-        "The mean logarithm by which a step stretches a small change of the state, along the "
-        "directions that it stretches most, with the standard deviation over sequences. It "
-        "is measured in the second half of the sequences. Below 0 changes die out, and "
-        "gradients with them; near 0 they last; above 0 they grow. An exponent of minus "
-        "infinity, a direction that is lost at once, is left out.",
+        "The mean logarithm by which a step stretches a small change of the state, "
+        "along the directions that it stretches most, with the standard deviation "
+        "over sequences. It is measured in the second half of the sequences. Below 0 "
+        "changes die out, and gradients with them; near 0 they last; above 0 they "
+        "grow. An exponent of minus infinity, a direction that is lost at once, is "
+        "left out.",
         _describe_spectrum,
     ),
     Part(
         "gates",
         "How long the gates hold",
         _draw_gates,
-        "The gate that keeps the state (the LSTM's f, the GRU's z) alone lets a unit's memory "
-        "fall to 1/e within its time constant. The curve shows the share of the units whose "
-        "time constant is smaller.",
+        "The gate that keeps the state (the LSTM's f, the GRU's z) alone lets a "
+        "unit's memory fall to 1/e within its time constant. The curve shows the "
+        "share of the units whose time constant is smaller.",
         _describe_gates,
     ),
 )
@@ -313,12 +316,13 @@ PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$name under the microscope</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1rem; color: #222; background: #fff; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; }
 figcaption { color: #555; font-size: .9rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: right; }
+table { border-collapse: collapse; }
+td, th { padding: .2rem 1rem .2rem 0; text-align: right; }
 #summary { border-left: .25rem solid #35b779; padding-left: 1rem; }
 </style>
 </head>
@@ -329,7 +333,9 @@ $sections
 <section id="table">
 <h2>Checkpoint by checkpoint</h2>
 <table>
-<thead><tr><th>step</th><th>lag where $share is left</th><th>factor per step</th></tr></thead>
+<thead>
+<tr><th>step</th><th>lag where $share is left</th><th>factor per step</th></tr>
+</thead>
 <tbody>
 $rows
 </tbody>

@@ -44,13 +44,13 @@ class Anatomy(NamedTuple):
     contribution: np.ndarray
     """‖term i of dR̂/dW_hh‖ / ‖dR̂/dW_hh‖ `[T]`."""
     missing: np.ndarray
-    """‖Σ of the terms from lag i on‖ / ‖dR̂/dW_hh‖ `[T]`: the relative error of a gradient
-    whose backward pass stops after i steps, 1 at i = 0. NaN where dR̂/dW_hh is 0 or not
-    finite."""
+    """‖Σ of the terms from lag i on‖ / ‖dR̂/dW_hh‖ `[T]`: the relative error of a
+    gradient whose backward pass stops after i steps, 1 at i = 0. NaN where dR̂/dW_hh is
+    0 or not finite."""
     exponents: np.ndarray
     """`[k, sequences]`, in nats per step, over the second half of each sequence."""
     holds: np.ndarray
-    """Time constants `[H]` of the gate that keeps the state, in steps. `[0]` without gates."""
+    """Time constants `[H]` of the keeping gate, in steps. `[0]` without one."""
 
     @property
     def step(self) -> int:
@@ -65,11 +65,11 @@ class Findings(NamedTuple):
     snapshots: list[Snapshot]
     anatomies: list[Anatomy]
     lost: list[int]
-    """Steps after which the gradient was 0 or not finite, and nothing could be measured."""
+    """Steps after which the gradient was 0 or not finite: nothing was measured."""
 
 
 def snapshots(task: Task, params: dict[int, Any]) -> list[Snapshot]:
-    """Returns a snapshot of each checkpoint where the adjoint at lag 0 is finite, not 0.
+    """Returns snapshots where the adjoint at lag 0 is finite and not 0.
 
     Raises:
       ValueError: if the sequences have fewer than 4 steps, or there is no such
@@ -104,8 +104,8 @@ def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
     """Returns after how many steps the keeping gate lets a memory fall to 1/e, `[H]`.
 
     That is -1 / the mean logarithm of the gate over all steps and sequences of
-    `xs [T, B, I]`, because what is kept over n steps is a product of n gates. The gate is
-    the one that the parameters declare, such as the LSTM's f or the GRU's z. A cell
+    `xs [T, B, I]`, because what is kept over n steps is a product of n gates. The gate
+    is the one that the parameters declare, such as the LSTM's f or the GRU's z. A cell
     without one gives `[0]`.
     """
     gates = type(params).gates
@@ -136,8 +136,8 @@ def anatomies(
 
         _, norms = lax.scan(add, jnp.zeros_like(terms[0]), terms, reverse=True)
 
-        # The exponents. Half of the steps turn the random first directions to those that
-        # are stretched most.
+        # The exponents. Half of the steps turn the random first directions to those
+        # that are stretched most.
         state = cell.initial_state(params.cell, ())
         width = sum(leaf.size for leaf in jax.tree.leaves(state))
         options = {"count": min(EXPONENTS, width), "transient": len(xs) // 2}
@@ -160,7 +160,8 @@ def examine(run: Opened) -> Findings:
 
     Raises:
       CheckpointError: if a checkpoint is damaged.
-      ValueError, OSError: if its data are missing, or a sequence has fewer than 4 steps.
+      ValueError, OSError: if its data are missing, or a sequence has fewer than 4
+        steps.
     """
     task, params = run.task(), run.checkpoints()
     taken = snapshots(task, params)

@@ -43,7 +43,7 @@ def by_place(
 
 
 def summary(values: Sequence[float]) -> str:
-    """Returns the mean, the standard deviation if there are several, and the failures."""
+    """Returns mean, standard deviation (if there are several) and failures."""
     finite = [value for value in values if math.isfinite(value)]
     failed = ""
     if len(finite) < len(values):

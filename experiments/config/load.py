@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used. The message names the key, the rule and the value."""
+    """A config that cannot be used. Its words name the key, the rule and the value."""
 
 
 @overload

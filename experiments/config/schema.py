@@ -1,6 +1,7 @@
 """What every config holds: the model, the optimizer, the evaluations. No JAX here.
 
-The tables of a single task, and its keys, are in the task's own file (`experiments.tasks`).
+The tables of a single task, and its keys, are in the task's own file
+(`experiments.tasks`).
 """
 
 from collections.abc import Callable, Mapping
@@ -8,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
-# Caps on what can be asked for. They are far above what a machine can do, and low enough
-# that every product of two of them is an int64 and every number a float32.
+# Caps on what can be asked for. They are far above what a machine can do, and low
+# enough that every product of two of them is an int64 and every number a float32.
 LARGEST = 10**9
 LARGEST_FLOAT = 1e38
 
@@ -37,7 +38,7 @@ class Sizes(NamedTuple):
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
-    """A cell and its initial parameters: those of `Cell.init`, unless a field changes them."""
+    """A cell and its initial parameters: `Cell.init`'s, unless a field changes them."""
 
     cell: str
     """A name in `jaxrnn.cells.CELLS`."""
@@ -45,7 +46,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     activation: Literal["tanh", "logistic", "relu", "identity"] = "tanh"
     """Elman only: gated cells have their own."""
     identity: Rate | None = None
-    """Elman only: the initial recurrent matrix is this times the identity. With relu, the IRNN."""
+    """Elman only: the initial recurrent matrix is this times the identity. With relu,
+    the IRNN."""
     spectral_radius: Rate | None = None
     """The initial recurrent matrix of each gate has this spectral radius."""
     chrono: Annotated[float, Meta(gt=2, le=LARGEST_FLOAT)] | None = None
@@ -75,14 +77,16 @@ class Optimizer(Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: Rate
     """The highest rate."""
     warmup: Share = 0.05
-    """Share of the steps in which the rate rises: Adam's second moments are noise at first."""
+    """Share of the steps in which the rate rises: Adam's second moments are noise at
+    first."""
     final_rate: Share = 0.01
     """The last rate, as a share of the highest."""
     clip: Rate = 1.0
-    """The largest global norm of the gradient: one bad step must not undo many good ones."""
+    """The largest global norm of the gradient: one bad step must not undo many good
+    ones."""
     b2: Annotated[float, Meta(gt=0, lt=1)] = 0.99
-    """Decay of Adam's second moments. Below the usual 0.999, because the gradient's scale
-    changes within a few thousand steps."""
+    """Decay of Adam's second moments. Below the usual 0.999, because the gradient's
+    scale changes within a few thousand steps."""
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +98,8 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     model: Model
     optimizer: Optimizer
     evaluations: Annotated[int, Meta(ge=1, le=10**6)] = 10
-    """Evaluations during training, including the one at the end but not the one before it."""
+    """Evaluations during training, including the one at the end but not the one before
+    it."""
     seed: Seed = 0
 
     def sizes(self) -> Sizes:

@@ -1,4 +1,4 @@
-"""Classification of sequences of different lengths, by the state after the last step."""
+"""Classification of sequences of different lengths, by their last states."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def make_accuracy(cell: jaxrnn.Cell, test: Sequences) -> Any:
 
 
 def probe(sequences: Sequences, params: ModelParams) -> tuple[Array, Any]:
-    """Returns the sequences of the commonest length, and the loss after their last step."""
+    """Returns the sequences of the commonest length, and the loss at their ends."""
     length = np.bincount(sequences.lengths).argmax()
     chosen = sequences.lengths == length
     labels = sequences.labels[chosen]

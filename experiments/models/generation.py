@@ -42,8 +42,8 @@ def generate(
     unknown = sorted(set(prompt) - set(vocabulary))
     if unknown:
         raise ValueError(
-            f"the prompt has bytes that the model was not trained on, {bytes(unknown)!r}. "
-            f"It knows {vocabulary!r}."
+            "the prompt has bytes that the model was not trained on, "
+            f"{bytes(unknown)!r}. It knows {vocabulary!r}."
         )
     ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
     state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, params, ids)

@@ -1,4 +1,4 @@
-"""A character-level language model: embedding, cell, softmax over the next character."""
+"""A character-level language model: embedding, cell, softmax over what comes next."""
 
 import math
 from functools import partial
@@ -122,7 +122,7 @@ def read(
 def prime(
     cell: jaxrnn.Cell, params: LanguageModelParams, ids: Int[Array, " T"]
 ) -> tuple[Any, Float[Array, " V"]]:
-    """Reads at least one id from the zero state. Returns the state and the prediction."""
+    """Reads ids from the zero state. Returns the state and the next prediction."""
     xs = layers.embed(params.embedding, ids)
     state, hs = jaxrnn.unroll(cell, params.cell, None, xs)
     return state, layers.dense(params.readout, hs[-1])

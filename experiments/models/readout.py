@@ -30,7 +30,7 @@ class Network(NamedTuple):
 
 
 def make_network(model: Model, input_size: int, outputs: int) -> Network:
-    """Returns the network that reads vectors `[I]` and answers with `outputs` numbers."""
+    """Returns the network that reads vectors `[I]` and returns `outputs` numbers."""
     sizes = {"input_size": input_size, "outputs": outputs}
     return Network(make_cell(model), partial(init, model=model, **sizes))
 
@@ -74,7 +74,7 @@ def init_cell(key: PRNGKeyArray, model: Model, input_size: int) -> Any:
 
 
 def init(key: PRNGKeyArray, model: Model, input_size: int, outputs: int) -> ModelParams:
-    """Returns initial parameters of a network for vectors `[I]` and `outputs` numbers."""
+    """Returns initial parameters, for vectors `[I]` and `outputs` numbers."""
     keys = jax.random.split(key)
     return ModelParams(
         init_cell(keys[0], model, input_size),

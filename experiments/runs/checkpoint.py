@@ -1,11 +1,12 @@
 """Checkpoints along a run: orbax writes them atomically, a manifest beside each proves it.
 
-`checkpoints/STEP` and `checkpoints/STEP.json` in the run's folder. Orbax neither notices
-a flipped bit in an array nor refuses to restore one in another dtype. So the manifest
-holds the SHA-256 of every name, dtype, shape and byte, and the names, dtypes and shapes
-themselves, which are compared on the way back.
+`checkpoints/STEP` and `checkpoints/STEP.json` in the run's folder. Orbax does not
+notice a flipped bit, trips over a file that is cut, and restores an array in another
+dtype. So the manifest holds the SHA-256 of the files and of the arrays, and the arrays'
+names, dtypes and shapes, and all of them are compared on the way back.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ def save(run: Path, step: int, tree: Any, config: dict[str, Any] | None = None) 
     manifest_file(run, step).unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(run / FOLDER / str(step), tree, force=True)
-    manifest = {"sha256": _digest(tree), "arrays": _arrays(tree), "config": config}
+    manifest = {
+        "files": _digest_of_files(run / FOLDER / str(step)),
+        "sha256": _digest(tree),
+        "arrays": _arrays(tree),
+        "config": config,
+    }
     manifest_file(run, step).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -89,6 +95,11 @@ def restore(run: Path, like: Any, step: int | None = None) -> Any:
     step = last if step is None else step
     path, manifest = run / FOLDER / str(step), _manifest(run, step)
     _check_arrays(path, manifest.get("arrays"), _arrays(like))
+    if _digest_of_files(path) != manifest.get("files"):
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged or incomplete: the SHA-256 of its files is "
+            f"not that of {manifest_file(run, step).name}."
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.restore(path, like)
@@ -140,6 +151,16 @@ def _arrays(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in leaves
     }
+
+
+def _digest_of_files(folder: Path) -> str:
+    """Returns the SHA-256 of all names and bytes in a folder."""
+    sha256 = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        sha256.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
+        sha256.update(content)
+    return sha256.hexdigest()
 
 
 def _digest(tree: Any) -> str:

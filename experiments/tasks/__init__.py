@@ -1,7 +1,7 @@
 """The tasks. To add one: write its file, list it here, add a config and a test.
 
-A task's file holds its config, the drawing or reading of its data, and `make`. It imports
-no JAX before `make` is called, so that configs are checked first.
+A task's file holds its config, the drawing or reading of its data, and `make`. It
+imports no JAX before `make` is called, so that configs are checked first.
 """
 
 import functools

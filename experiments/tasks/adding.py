@@ -1,4 +1,4 @@
-"""The adding problem: numbers between 0 and 1, two of them marked. What is their sum?"""
+"""The adding problem: the sum of the two numbers that are marked."""
 
 from typing import Annotated, Any
 

@@ -24,10 +24,11 @@ class Task(NamedTuple):
     init: Callable[[Any], Any]
     """`key -> params`, where `params.cell` are the cell's."""
     loss_fn: Any
-    """`(params, state, batch) -> (loss, state)`: the loss in nats, or squared, per label."""
+    """`(params, state, batch) -> (loss, state)`: nats or squared error, per label."""
     batch: Callable[[int], tuple[Any, Any]]
     """`number -> (state, batch)`. The batch depends on nothing but its number, so that
-    training can stop and go on anywhere. A state of None continues from the last one."""
+    training can stop and go on anywhere. A state of None is the one left by the last
+    batch."""
     evaluate: Callable[[Any], dict[str, float]]
     """`params` to metrics on held-out data."""
     probe: Callable[[Any], Probe]

@@ -13,10 +13,11 @@ BLANK, DELIMITER = 8, 9
 
 
 class Copying(Scored, frozen=True, kw_only=True, tag_field="task", tag="copying"):
-    """Ten symbols, `delay` - 1 blanks, a delimiter, and ten steps to repeat the symbols.
+    """Ten symbols, `delay` - 1 blanks, a delimiter, ten steps to repeat the symbols.
 
     All `delay` + 20 steps have a label, first blanks, then the symbols. A model that
-    knows when to answer but not what has a loss of 10 ln 8 / (delay + 20) nats per step.
+    knows when to answer but not what has a loss of 10 ln 8 / (delay + 20) nats per
+    step.
 
     Source: Hochreiter & Schmidhuber (1997), in the form of Arjovsky, Shah & Bengio
     (2016), arXiv:1511.06464, section 5.1.

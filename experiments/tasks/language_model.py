@@ -37,7 +37,7 @@ class Texts(Struct, frozen=True, forbid_unknown_fields=True):
 class LanguageModel(
     Experiment, frozen=True, kw_only=True, tag_field="task", tag="language_model"
 ):
-    """Each step of training reads one window of B places in the text. The state is carried."""
+    """A step reads one window at B places of the text, with the state carried along."""
 
     artifacts = (VOCABULARY,)
 
@@ -51,7 +51,7 @@ class LanguageModel(
     data: Texts = Texts()
 
     def sizes(self) -> Sizes:
-        # A batch of longer windows than the text is refused when the text has been read.
+        # Windows longer than the text are refused once the text has been read.
         return Sizes(1, self.embedding_size, 1, "embedding_size")
 
     def network(self, artifacts: Mapping[str, Any]) -> Any:
@@ -95,9 +95,9 @@ def read_corpus(config: LanguageModel, report: Report) -> Corpus:
     size, longest = config.optimizer.batch_size, len(training) - 1
     if config.window > -(-longest // size):
         raise ValueError(
-            f"`window` must be at most {-(-longest // size)}, the characters of each of "
-            f"the {size} rows of the text, but got {config.window}. Lower `window` or "
-            "`optimizer.batch_size`, or give a longer text."
+            f"`window` must be at most {-(-longest // size)}, the characters of each "
+            f"of the {size} rows of the text, but got {config.window}. Lower `window` "
+            "or `optimizer.batch_size`, or give a longer text."
         )
     windows = data.stream(data.encode(vocabulary, training), size, config.window)
     return Corpus(vocabulary, windows, data.encode(vocabulary, held_out))
@@ -164,7 +164,7 @@ def make_evaluator(cell: Any, ids: np.ndarray) -> Any:
 
 
 def _probe(ids: np.ndarray, params: Any) -> Any:
-    """Returns stretches of the held-out text, and the loss of the character after each."""
+    """Returns stretches of held-out text, and the loss of the character after each."""
     import jax.numpy as jnp
     import optax
 

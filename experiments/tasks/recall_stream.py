@@ -22,7 +22,7 @@ STREAMS, EPISODES = 64, 9
 class RecallStream(
     Scored, frozen=True, kw_only=True, tag_field="task", tag="recall_stream"
 ):
-    """Episodes follow one another at once, and the state is carried from each to the next.
+    """Episodes follow one another at once, and the state is carried through them all.
 
     Every sequence of the batch starts somewhere in an episode, so windows cut episodes
     anywhere. A question whose symbol came before the stream began has no label.

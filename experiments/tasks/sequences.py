@@ -37,7 +37,7 @@ class Scored(Experiment, frozen=True, kw_only=True):
 def numbered(
     seed: int, number: int, purpose: int = TRAINING, detail: int = 0
 ) -> np.random.Generator:
-    """Returns the random numbers of one batch: the same ones whenever it is asked for."""
+    """Returns the random numbers of one batch, the same ones at every call."""
     return np.random.default_rng([seed, number, purpose, detail])
 
 

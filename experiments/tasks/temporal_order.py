@@ -20,9 +20,9 @@ class TemporalOrder(
 ):
     """The answer, due at the end, is one of X X, X Y, Y X and Y Y.
 
-    A sequence has 100 to 110 symbols: a start, distractors with X or Y at steps 10 to 20
-    and at steps 50 to 60, and the question. Steps after the question are not scored, and
-    come after its answer.
+    A sequence has 100 to 110 symbols: a start, distractors with X or Y at steps 10 to
+    20 and at steps 50 to 60, and the question. Steps after the question are not scored,
+    and come after its answer.
 
     Source: Hochreiter & Schmidhuber (1997), "Long short-term memory", Neural
     Computation 9, experiment 6a.

@@ -23,12 +23,12 @@ class Series(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Vowels(Experiment, frozen=True, kw_only=True, tag_field="task", tag="vowels"):
-    """JapaneseVowels, or another data set of its form: the last state decides the class."""
+    """Japanese Vowels, or a data set of the same form. The last state decides."""
 
     artifacts = (SIZES,)
 
     input_noise: Weight = 0.0
-    """Standard deviation of the noise on the standardized inputs: 270 sequences are few."""
+    """Standard deviation of noise on the standardized inputs: 270 series are few."""
     data: Series = Series()
 
     def sizes(self) -> Sizes:

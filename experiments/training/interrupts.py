@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether Ctrl-C was pressed. A second one acts at once.
+    """Yields a function that returns whether Ctrl-C was pressed. The next acts at once.
 
-    Python raises KeyboardInterrupt wherever it stands: between a step's call, which takes
-    the learner's buffers, and the assignment of its result, where everything would be
-    lost, or inside a callback, which swallows it.
+    Python raises KeyboardInterrupt wherever it stands: between a step's call, which
+    takes the learner's buffers, and the assignment of its result, where everything
+    would be lost, or inside a callback, which swallows it.
     """
     asked = []
     before = signal.getsignal(signal.SIGINT)

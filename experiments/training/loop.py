@@ -33,17 +33,17 @@ def train(
     moved to the first device before they are evaluated, saved or returned, because any
     program that reads them would otherwise run on all devices.
 
-    However the loop ends, by its last step, by Ctrl-C (which waits for the current step)
-    or by a loss that is not finite, the parameters before that step are saved and the
-    curves drawn. Only an error inside a step, which has taken the parameters by then,
-    leaves the checkpoint of the last evaluation as the last one.
+    However the loop ends, by its last step, by Ctrl-C (which waits for the current
+    step) or by a loss that is not finite, the parameters before that step are saved and
+    the curves drawn. Only an error inside a step, which has taken the parameters by
+    then, leaves the checkpoint of the last evaluation as the last one.
 
     Returns:
       The parameters, and the last evaluation.
 
     Raises:
-      FloatingPointError: if the loss or the gradient is not finite. The parameters saved
-        are those before that step.
+      FloatingPointError: if the loss or the gradient is not finite. The parameters
+        saved are those before that step.
       KeyboardInterrupt: after Ctrl-C.
     """
     steps, progress = config.optimizer.steps, start(config, task)
@@ -108,9 +108,10 @@ def evaluations_due(config: Experiment) -> Callable[[int], bool]:
 def _check_finite(progress: Progress, measured: Measured) -> None:
     if not measured.finite:
         raise FloatingPointError(
-            f"step {progress.step + 1}: the loss is {measured.loss}, the gradient's norm "
-            f"{measured.grad_norm}. The parameters from before this step are saved. Lower "
-            "`optimizer.learning_rate` or `optimizer.clip`, or check the data."
+            f"step {progress.step + 1}: the loss is {measured.loss}, the gradient's "
+            f"norm {measured.grad_norm}. The parameters from before this step are "
+            "saved. Lower `optimizer.learning_rate` or `optimizer.clip`, or check "
+            "the data."
         )
 
 

@@ -54,8 +54,8 @@ def make_advance(
 ) -> Callable[[Progress], tuple[Progress, Measured]]:
     """Returns the function that takes one step of training.
 
-    A step takes the buffers of the progress that it is given. One whose loss or gradient
-    is not finite leaves the parameters unchanged and does not count.
+    A step takes the buffers of the progress that it is given. One whose loss or
+    gradient is not finite leaves the parameters unchanged and does not count.
     """
     value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
     step = train.make_step(value_and_grad, make_optimizer(config.optimizer))

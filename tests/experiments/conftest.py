@@ -16,7 +16,8 @@ from experiments.models import language_model
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Programs are compiled once per session: runs of a sweep differ in their data alone."""
+    """Programs are compiled once per session: runs of a sweep differ in their data
+    alone."""
     folder = tmp_path_factory.getbasetemp().parent / "compiled"
     cached = {
         "jax_compilation_cache_dir": str(folder),

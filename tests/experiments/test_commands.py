@@ -1,6 +1,7 @@
 """No command ends in a traceback, whatever the arguments, files and folders.
 
-Each case is a command, its exit code, and words of its error, which names what is wrong.
+Each case is a command, its exit code, and words of its error, which names what is
+wrong.
 """
 
 import shutil

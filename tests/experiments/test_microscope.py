@@ -15,7 +15,7 @@ from tests.experiments.conftest import TINY, make_run
 @pytest.mark.parametrize(
     ("config", "shorter"),
     [
-        ("truncation/recall_stream_lstm", "lag=6"),
+        ("truncation/recall_stream_lstm", "lag=12"),
         ("classical/adding_100_irnn", "length=20"),
     ],
 )

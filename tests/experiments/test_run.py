@@ -42,7 +42,8 @@ def test_a_language_model_learns_and_leaves_everything_in_its_folder(language_ru
 
 
 def test_a_run_makes_one_device_per_core(tmp_path):
-    """After the config is found good, for which no JAX is needed, and before JAX is used."""
+    """After the config is found good, for which no JAX is needed, and before JAX is
+    used."""
     script = """
 import os, sys
 from experiments import run
@@ -109,7 +110,8 @@ ONE_OF_EACH = (
 )
 def test_a_quick_form_of_every_row(tmp_path, path):
     """Twenty steps: no loss is lost, the last checkpoint is another than the first."""
-    assert run.main([path, "--quick", "--runs", str(tmp_path)]) == 0
+    small = settings("model.hidden_size=8", "optimizer.batch_size=8")
+    assert run.main([path, "--quick", *small, "--runs", str(tmp_path)]) == 0
     (folder,) = tmp_path.iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert all(np.isfinite(list(results.values())))

@@ -1,4 +1,5 @@
-"""Sweeps over configs and settings: tables, failures, and what is refused at the start."""
+"""Sweeps over configs and settings: tables, failures, and what is refused at the
+start."""
 
 import json
 from pathlib import Path
@@ -19,9 +20,9 @@ def test_the_lag_decides(tmp_path, capsys):
     pairs = (
         "evaluations=1",
         "optimizer.batch_size=16",
-        "optimizer.steps=300",
+        "optimizer.steps=200",
         "model.hidden_size=16",
-        "optimizer.learning_rate=0.01",
+        "optimizer.learning_rate=0.02",
     )
     axes = ["--over", "lag=3 8", "--over", "window=8", "--over", "seed=0 1"]
     arguments = [STREAM, *settings(*pairs), *axes, "--runs", str(tmp_path)]
@@ -52,7 +53,8 @@ RESULTS = "accuracy", "test_error", "seconds"
 
 
 def test_configs_of_several_tasks_have_a_table_for_each_result(tmp_path, capsys):
-    """Untrained, with absolute and relative paths; curves over the numbers of an axis."""
+    """Untrained, with absolute and relative paths; curves over the numbers of an
+    axis."""
     names = ["configs/recall/gru.toml", str(Path("configs/recall/irnn.toml").resolve())]
     names.append("configs/classical/adding_100_elman.toml")
     untrained = settings("optimizer.steps=0", "model.hidden_size=4")

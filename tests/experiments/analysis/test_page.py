@@ -53,7 +53,8 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on the path")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(recall_run, width):
-    """Nothing fails or is fetched from elsewhere; every figure is seen whole, its letters drawn."""
+    """Nothing fails or is fetched from elsewhere; every figure is seen whole, its
+    letters drawn."""
     api = pytest.importorskip("playwright.sync_api")
     page_file = (recall_run / "microscope" / "index.html").resolve()
     complaints, asked = [], []
@@ -114,8 +115,8 @@ def anatomy(taken, missing=(1.0, 0.5, 0.2, 0.05), exponents=(-0.3, -0.4)):
     [
         (
             0.5 ** np.arange(20),
-            "is multiplied by 0.5 per step in the long run, and less than 1% of it is left "
-            "after 7 steps",
+            "is multiplied by 0.5 per step in the long run, and less than 1% of it is "
+            "left after 7 steps",
         ),
         (0.99 ** np.arange(20), "more than 1% of it is left after all 19 steps"),
         (1.5 ** np.arange(20), "is multiplied by 1.5 per step"),

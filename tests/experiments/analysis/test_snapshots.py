@@ -61,8 +61,8 @@ def test_the_numbers_are_the_library_s(recall_run, opened):
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "elman"])
 def test_time_constants_of_gates_that_are_known(name):
-    """Without recurrent weights and input, every gate is σ(b), and a memory falls to 1/e
-    in -1 / log σ(b) steps."""
+    """Without recurrent weights and input, every gate is σ(b), and a memory falls to
+    1/e in -1 / log σ(b) steps."""
     cell = getattr(jaxrnn, name)
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 3, 4))
     xs = jnp.zeros((9, 2, 3))
@@ -80,7 +80,8 @@ def test_time_constants_of_gates_that_are_known(name):
 def gates_kept(cell, params, xs):
     """The log of the keeping gate, step by step, from what the cell's step gives away.
 
-    The LSTM's step leaves its gates behind. The GRU's z is what of h[t-1] stands in h[t].
+    The LSTM's step leaves its gates behind. The GRU's z is what of h[t-1] stands in
+    h[t].
     """
     state, logs = cell.initial_state(params, xs.shape[1:2]), []
     for x in xs:

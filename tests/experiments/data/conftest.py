@@ -1,4 +1,5 @@
-"""Data sets are fetched from nowhere: pip is replaced, and the cache is a new folder."""
+"""Data sets are fetched from nowhere: pip is replaced, and the cache is a new
+folder."""
 
 import subprocess
 from pathlib import Path

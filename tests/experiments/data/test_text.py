@@ -6,7 +6,9 @@ import pytest
 from experiments import data
 from experiments.data import FetchError, HashError, text
 
-UNREACHABLE = "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution"
+UNREACHABLE = """WARNING: Retrying
+ERROR: Could not find a version
+ERROR: No matching distribution"""
 NOT_ASCII = (
     " Some characters are not ASCII and take several bytes each: what is reported "
     "per character is per byte."

@@ -22,7 +22,8 @@ def test_products_in_bfloat16(tiny_language_model):
 
 
 def test_sampling_draws_from_the_model(tiny_language_model):
-    """Reading id by id is `prime`, and the first draw's frequencies are the softmax's."""
+    """Reading id by id is `prime`, and the first draw's frequencies are the
+    softmax's."""
     cell, params = tiny_language_model
     ids = jnp.array([1, 4, 2])
     read = jax.jit(lambda state, id: language_model.read(cell, params, state, id))

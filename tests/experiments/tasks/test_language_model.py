@@ -13,7 +13,8 @@ from experiments.tasks import language_model as task
 
 
 def test_validation_is_the_mean_over_every_held_out_character(tiny_language_model):
-    """Against single steps along each row: in bits, without the last window's padding."""
+    """Against single steps along each row: in bits, without the last window's
+    padding."""
     cell, params = tiny_language_model
     random = np.random.default_rng(0)
     ids = random.integers(0, 5, 2 * task.HELD_OUT_WINDOW + 41)

@@ -139,8 +139,9 @@ def on_ctrl_c(request):
     "on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True
 )
 def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
-    """The signal comes while step 3 is being fed: three steps are what is saved. A process
-    that ignores it, as one in a script's background does, goes on to the end."""
+    """The signal comes while step 3 is being fed: three steps are what is saved. A
+    process that ignores it, as one in a script's background does, goes on to the
+    end."""
     seen = []
 
     def batch(number):
