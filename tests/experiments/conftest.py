@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +17,12 @@ from experiments.models import language_model
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Programs are compiled once per session: runs of a sweep differ in their data
-    alone."""
-    folder = tmp_path_factory.getbasetemp().parent / "compiled"
+    """Compiles a program once per session: the runs of a sweep differ in their data."""
+    base = tmp_path_factory.getbasetemp()
+    # The workers of a session share the folder above theirs.
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     cached = {
-        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_dir": str(session / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -105,6 +107,6 @@ def recall_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_language_model():
     """A cell and parameters, for ids below 5."""
-    model = Model(cell="gru", hidden_size=4)
+    model = Model(cell="gru", hidden_size=8)
     network = language_model.make_network(model, 5, 3)
     return network.cell, network.init(jax.random.key(0))

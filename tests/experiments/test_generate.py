@@ -33,7 +33,7 @@ def test_the_newest_finished_run_is_taken_and_a_prompt_that_it_knows(
     assert capsys.readouterr().out == "a" + TEXT[1:6] + "\n"
 
 
-@pytest.mark.parametrize("devices", ["1", "3"])
+@pytest.mark.parametrize("devices", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_a_run_on_two_devices_is_read_on_as_many_as_there_are(language_run, devices):
     """The run's batches of 8 were split over the tests' two devices."""
     arguments = [str(language_run), "--prompt", "cdab", "--length", "9", *COLD]

@@ -57,7 +57,7 @@ def test_configs_of_several_tasks_have_a_table_for_each_result(tmp_path, capsys)
     axis."""
     names = ["configs/recall/gru.toml", str(Path("configs/recall/irnn.toml").resolve())]
     names.append("configs/classical/adding_100_elman.toml")
-    untrained = settings("optimizer.steps=0", "model.hidden_size=4")
+    untrained = settings("optimizer.steps=0", "model.hidden_size=8")
     over = ["--over", "evaluations=1 2"]
     assert sweep.main([*names, *over, *untrained, "--runs", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ from experiments.models import classifier, readout
 
 @pytest.fixture(scope="module")
 def params():
-    network = readout.make_network(Model(cell="gru", hidden_size=4), 2, 3)
+    network = readout.make_network(Model(cell="gru", hidden_size=8), 2, 3)
     return network.init(jax.random.key(0))
 
 

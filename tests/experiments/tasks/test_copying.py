@@ -50,7 +50,7 @@ def test_a_model_without_memory_has_the_published_loss():
 
 
 def test_the_last_symbol_is_probed():
-    config = copying("model.hidden_size=4", "delay=3")
+    config = copying("model.hidden_size=8", "delay=3")
     task = config.make(lambda sentence: None)
     params = task.init(jax.random.key(0))
     xs, loss = task.probe(params)

@@ -53,7 +53,7 @@ def test_the_state_goes_on_but_at_the_start_of_the_text(tiny_language_model):
 TINY = load_config(
     Config,
     "configs/shakespeare/shakespeare_lstm.toml",
-    ["model.cell=gru", "model.hidden_size=4", "embedding_size=3"],
+    ["model.cell=gru", "model.hidden_size=8", "embedding_size=3"],
 )
 
 

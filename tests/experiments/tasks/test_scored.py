@@ -9,7 +9,7 @@ from experiments.config.load import load_config
 from experiments.tasks import Config, scored
 from experiments.tasks.sequences import PROBING, numbered
 
-SMALL = ["model.hidden_size=4", "optimizer.batch_size=3"]
+SMALL = ["model.hidden_size=8", "optimizer.batch_size=3"]
 CASES = {
     "recall/elman_tanh": "lag=4",
     "truncation/recall_stream_lstm": "lag=4",
@@ -65,7 +65,7 @@ def test_only_a_stream_has_a_state_and_it_starts_once(made):
     assert starts == [stream, False, False]
     if stream:
         first, second = task.batch(0)[0], task.batch(0)[0]
-        assert not first.h.any() and first.h.shape == (3, 4)
+        assert not first.h.any() and first.h.shape == (3, 8)
         first.h.delete()  # the step takes it
         assert not second.h.any()
         params = task.init(jax.random.key(0))
