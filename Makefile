@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 train: $(READY)  ## the main job: a language model of Shakespeare, in about five minutes
-	$(BIN)/python -m experiments.run configs/shakespeare_lstm.toml
+	$(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
 # The tests compile thousands of small programs once and run them once, so LLVM's optimisations cost
 # more than they give: three fifths of the time without. What XLA makes of a program, and so its

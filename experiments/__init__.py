@@ -1,1 +1,1 @@
-"""What only experiments need: configs, data, tasks, checkpoints, plots."""
+"""Experiments with `jaxrnn`: commands on top, what they are made of in the folders."""

@@ -1,90 +1,102 @@
-"""Runs an experiment from its config: `python -m experiments.run configs/NAME.toml`.
+"""Runs an experiment from its config.
 
-    python -m experiments.run configs/shakespeare_lstm.toml --set optimizer.steps=100
-    python -m experiments.run configs/shakespeare_lstm.toml --quick
+    python -m experiments.run configs/shakespeare/shakespeare_lstm.toml --quick
+    python -m experiments.run configs/shakespeare/shakespeare_lstm.toml \\
+        --set optimizer.steps=100
 
-Everything that a config can have wrong is found before JAX is imported.
+Faults of the config are found before the run's folder is made, and nearly all of them
+before JAX is imported.
 """
 
-import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments import config, schema
+from experiments import commands
+from experiments.config.load import load_config
+from experiments.config.schema import Experiment
+from experiments.runs.folder import Outcome, Run
+from experiments.tasks import Config
 
-INTERRUPTED = 130  # what a shell makes of Ctrl-C
-# What `--quick` sets, before all that `--set` does: enough to see that all of it runs.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What `--quick` sets, before everything that `--set` does: enough to see that it all
+# runs.
 QUICK = "optimizer.steps=20", "evaluations=1"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used; INTERRUPTED."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.run",
-        description="Runs an experiment from its config.",
-    )
-    parser.add_argument("config", help="a TOML file, see configs/")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="set a key of the config, such as optimizer.steps=100; may be given more than once",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="20 steps, to see that it runs, and how it will look",
-    )
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        help="where the run's folder is made: runs/",
-    )
-    arguments = parser.parse_args(argv)
-    try:
-        first = QUICK if arguments.quick else ()
-        settings = config.load(
-            schema.Config, arguments.config, [*first, *arguments.set]
-        )
-    except config.ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(config: Experiment, root: Path, name: str, console: "Console") -> Outcome:
+    """Trains, in a new folder under `root`.
 
+    Raises:
+      ConfigError: if the config does not fit the library or the machine, or no folder
+        can be made.
+      KeyboardInterrupt: after Ctrl-C. What there is by then is in the folder.
+    """
+    from experiments.training import loop, memory
+
+    memory.check_fits(config)
+    try:
+        task = config.make(lambda sentence: console.print(sentence, markup=False))
+    except commands.EXPECTED as error:
+        return Outcome(None, {}, commands.describe(error))
+    folder = Run(root, name, config)
+    try:
+        for file, value in task.artifacts.items():
+            folder.write_json(file, value)
+        params, results = loop.train(config, task, folder, console)
+        for file, text in task.finish(params).items():
+            folder.write(file, text)
+            console.rule(file)
+            console.print(text, markup=False, highlight=False)
+            console.rule()
+    except KeyboardInterrupt:
+        folder.write_failure("it was interrupted")
+        console.print(f"Interrupted. Its folder is {folder.folder}", markup=False)
+        raise
+    except commands.EXPECTED as error:
+        folder.write_failure(commands.describe(error))
+        return Outcome(folder.folder, {}, commands.describe(error))
+    return Outcome(folder.folder, folder.write_results(results))
+
+
+def make_console() -> "Console":
+    """Makes a device of every core, before JAX is used, and returns the screen."""
     from rich.console import Console
 
-    from experiments import tasks, training
-    from experiments.record import Run
     from jaxrnn import devices
 
     devices.one_per_core()
-    # A screen that lacks a character of the text must not cost the results of the run.
-    with contextlib.suppress(
-        AttributeError
-    ):  # a stream that is no terminal and no file
-        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    console = Console(soft_wrap=True)
-    run = Run(arguments.runs, Path(arguments.config).stem, settings)
-    try:
-        task = tasks.make(settings, console)
-        for name, value in task.leaves.items():
-            run.write_json(name, value)
-        params, results = training.fit(run, console, settings, task)
-        task.finish(run, params)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted. What there is, is in {run.folder}.", markup=False)
-        return INTERRUPTED
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    run.write_results(results)
-    words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-    console.print(f"{words}, after {run.seconds:.0f} s.")
-    console.print(f"All of it is in {run.folder}", markup=False, highlight=False)
-    return 0
+    return Console(soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 1 if the run failed; 2 if its config cannot be used."""
+    parser = commands.make_parser("run", __doc__)
+    parser.add_argument("config", help="a TOML file, see configs/")
+    commands.add_settings(parser)
+    commands.add_root(parser, "where the run's folder is made")
+    arguments = parser.parse_args(argv)
+
+    def body() -> int:
+        overrides = [*(QUICK if arguments.quick else ()), *arguments.set]
+        config = load_config(Config, arguments.config, overrides)
+        console = make_console()
+        outcome = run(config, arguments.runs, Path(arguments.config).stem, console)
+        if outcome.error:
+            print(f"error: {outcome.error}", file=sys.stderr)
+            return commands.FAILED
+        numbers = outcome.results.items()
+        words = (f"{k} {'null' if v is None else f'{v:.4g}'}" for k, v in numbers)
+        console.print(", ".join(words), markup=False)
+        console.print(
+            f"All files are in {outcome.folder}", markup=False, highlight=False
+        )
+        return 0
+
+    return commands.carry_out(body, commands.FAILED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Real data for the experiments: texts by the byte, and short multivariate series to classify.
+"""Real data: texts by the byte, and short multivariate series to classify.
 
-`fetch.py` gets an archive by its hash and caches what was in it; `text.py` and `vowels.py` say what
-to get, and give it the shape that a recurrent network eats: time first.
+`fetch.py` gets an archive by its hash and caches its content. `text.py` and `vowels.py`
+name what to get, and bring it into the shape that a recurrent network reads: time
+first.
 """
 
 from experiments.data.fetch import FetchError, HashError

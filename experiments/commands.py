@@ -1,0 +1,101 @@
+"""What all commands share: their arguments, errors, exit codes and output."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.config.load import ConfigError
+
+FAILED, REFUSED = 1, 2
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
+# What arguments, files and machines can cause. Anything else is a fault of the program.
+EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError)
+TOO_LARGE = (
+    "the numbers are too large for this machine. Lower `model.hidden_size`, "
+    "`optimizer.batch_size` or the sequence length (`window`, `lag`, `length`, "
+    "`delay`)."
+)
+
+
+def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m experiments.MODULE`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m experiments.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder of a run, and where to look for one if that is left out."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        help="the folder of a run (default: the newest finished one)",
+    )
+    add_root(parser, "where the newest run is looked for")
+
+
+def add_root(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the folder of all runs."""
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help=f"{what} (default: runs/)"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds what changes a config."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set a key of the config, such as optimizer.steps=100; may be repeated",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="20 steps, to see that it runs, and how it will look",
+    )
+
+
+def carry_out(body: Callable[[], int], failed: int = REFUSED) -> int:
+    """Runs a command. Its errors become a line on stderr, and `failed` as exit code.
+
+    A faulty config gives REFUSED, and Ctrl-C INTERRUPTED.
+    """
+    # A character that the screen lacks must not cost the results of a run.
+    with contextlib.suppress(AttributeError):  # a stream that is not a file
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return body()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        sys.stdout = open(os.devnull, "w")  # the interpreter's last flush must not fail
+        return 0
+    except ConfigError as error:
+        return _refuse(error, REFUSED)
+    except EXPECTED as error:
+        return _refuse(describe(error), failed)
+
+
+def describe(error: Exception) -> str:
+    """Returns an error's own words, or those for sizes that do not fit."""
+    text = str(error).strip() or type(error).__name__
+    large = isinstance(error, MemoryError | OverflowError)
+    if large or "RESOURCE_EXHAUSTED" in text or "array is too big" in text:
+        return f"{TOO_LARGE} ({text.splitlines()[0]})"
+    return text
+
+
+def _refuse(error: object, code: int) -> int:
+    """Prints the error. Returns the code."""
+    # Bytes of the command line that are not text must not fail here once more.
+    text = str(error).encode(errors="backslashreplace").decode()
+    print(f"error: {text}", file=sys.stderr)
+    return code

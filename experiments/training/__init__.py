@@ -1,0 +1,1 @@
+"""Training: the optimizer, one step as a value, and the loop around it."""

@@ -1,0 +1,47 @@
+"""The classifier reads a sequence up to its end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from experiments.config.schema import Model
+from experiments.data import Sequences
+from experiments.models import classifier, readout
+
+
+@pytest.fixture(scope="module")
+def params():
+    network = readout.make_network(Model(cell="gru", hidden_size=8), 2, 3)
+    return network.init(jax.random.key(0))
+
+
+@jax.jit
+def logits_of(params, xs, lengths):
+    return classifier.logits_of(jaxrnn.gru, params, xs, lengths)
+
+
+def test_it_looks_at_a_series_up_to_its_end(params):
+    xs = jax.random.normal(jax.random.key(2), (6, 2, 2))
+    logits = logits_of(params, xs, jnp.array([4, 6]))
+    alone = logits_of(params, xs[:4, :1], jnp.array([4]))
+    np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5)
+    garbage = logits_of(params, xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6]))
+    np.testing.assert_array_equal(garbage, logits)
+
+
+def test_the_microscope_sees_series_of_one_length(params):
+    """Those of the commonest length; by the logits of the classifier itself."""
+    xs = np.random.default_rng(0).standard_normal((6, 4, 2)).astype(np.float32)
+    lengths, labels = np.array([4, 6, 4, 5], np.int32), np.array([0, 1, 2, 0], np.int32)
+    probed, loss = classifier.probe(Sequences(xs, lengths, labels), params)
+    np.testing.assert_array_equal(probed, xs[:4, [0, 2]])
+    logits = logits_of(params, jnp.asarray(xs), jnp.asarray(lengths))
+    expected = -jax.nn.log_softmax(logits)[[0, 2], [0, 2]].sum()
+
+    @jax.jit
+    def value(cell_params):
+        return loss(*jaxrnn.unroll(jaxrnn.gru, cell_params, None, probed))
+
+    np.testing.assert_allclose(value(params.cell), expected, rtol=1e-5)
