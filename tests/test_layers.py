@@ -39,10 +39,23 @@ def test_initial_scales_and_dtypes():
     chex.assert_trees_all_close(table.std(), 1.0, rtol=0.02)
 
 
-@pytest.mark.usefixtures("as_users_see_it")
-def test_errors():
-    params = layers.init_dense(jax.random.key(0), 4, 6)
-    with pytest.raises(ValueError, match=r"the last axis of `xs` must be 4.*\(2, 5\)"):
-        layers.dense(params, jnp.ones((2, 5)))
-    with pytest.raises(TypeError, match="`ids` must be integers, but got float32"):
-        layers.embed(jnp.ones((4, 2)), jnp.ones(3))
+def test_ids_out_of_range_are_an_error_or_nan_and_never_another_row():
+    """Known ids are an error; under `jit` their rows are NaN, with no gradient."""
+    table = layers.init_embedding(jax.random.key(0), 7, 3)
+    for wrong in (-1, 7):
+        with pytest.raises(
+            ValueError, match=rf"0 and V - 1 = 6, but got {wrong}. Mask"
+        ):
+            layers.embed(table, jnp.array([0, wrong]))
+    ids = jnp.array([0, -1, 6, 7, -7], jnp.int8)
+    known = ids[jnp.array([0, 2])]
+
+    def loss(table, ids):
+        rows = layers.embed(table, ids)
+        return jnp.sum(rows**2, where=jnp.isfinite(rows)), rows
+
+    (_, rows), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(table, ids)
+    bad = np.array([False, True, False, True, True])
+    assert np.isnan(rows[bad]).all()
+    chex.assert_trees_all_equal(rows[~bad], layers.embed(table, known))
+    chex.assert_trees_all_close(grad, jax.grad(lambda t: loss(t, known)[0])(table))

@@ -1,4 +1,6 @@
-"""Losses with empty labels: nothing of an empty label counts, and nothing of it goes back."""
+"""Losses with missing labels: no such step counts, and no gradient comes from it."""
+
+import functools
 
 import chex
 import jax
@@ -40,10 +42,10 @@ def test_equals_the_sum_over_the_labels_that_are_there(axis):
 def test_without_any_label_the_loss_and_the_gradient_are_zero(reduction):
     logits, labels = problem()
     logits = logits.at[2].set(jnp.nan).at[3].set(jnp.inf)
-    of = jax.value_and_grad(
+    loss = jax.value_and_grad(
         lambda x: reduction(CROSS_ENTROPY, x, labels, jnp.zeros((5, 3), bool))
     )
-    chex.assert_trees_all_equal(of(logits), (jnp.zeros(()), jnp.zeros_like(logits)))
+    chex.assert_trees_all_equal(loss(logits), (jnp.zeros(()), jnp.zeros_like(logits)))
 
 
 @pytest.mark.parametrize("loss", [CROSS_ENTROPY, squared_error, optax.cosine_distance])
@@ -57,20 +59,21 @@ def test_garbage_behind_an_empty_label_changes_nothing(loss):
         labels = jnp.roll(logits, 1, axis=0)
         bad_labels = jnp.where(mask[..., None], labels, jnp.nan)
 
-    def of(outputs, labels):
-        return jax.value_and_grad(lambda y: losses.masked_mean(loss, y, labels, mask))(
-            outputs
-        )
+    value_and_grad = jax.value_and_grad(
+        lambda y, v: losses.masked_mean(loss, y, v, mask)
+    )
 
-    # Not compiled: XLA would turn a product with the mask into a selection, and hide it.
+    # Not compiled: XLA would turn a product with the mask into a selection, and hide
+    # it.
     with jax.disable_jit():
-        (value, grad), clean = of(garbage, bad_labels), of(logits, labels)
+        value, grad = value_and_grad(garbage, bad_labels)
+        clean = value_and_grad(logits, labels)
     chex.assert_trees_all_equal((value, grad), clean)
     assert not grad[~mask].any() and grad[mask].any()
 
 
 def test_means_of_what_is_no_float32():
-    """An accuracy is a mean of bools, and 70,000 labels are more than float16 can count."""
+    """An accuracy is a mean of bools, and 70,000 labels overflow float16."""
 
     def correct(outputs, labels):
         return outputs == labels
@@ -94,16 +97,39 @@ def test_no_mask_means_every_label():
         )
 
 
-@pytest.mark.usefixtures("as_users_see_it")
-def test_errors_name_the_rule_and_the_cure():
+@pytest.mark.parametrize("missing", [-1, -100])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_negative_class_id_is_a_missing_label(missing, masked):
+    """As `ignore_index` of PyTorch: the same as a mask."""
     logits, labels = problem()
-    with pytest.raises(
-        TypeError, match=r"must be bool, but got int32. Compare: mask != 0"
-    ):
-        losses.masked_sum(CROSS_ENTROPY, logits, labels, labels)
-    with pytest.raises(
-        ValueError, match=r"leading axes .*but got \(3, 5\). Time comes first"
-    ):
-        losses.masked_sum(CROSS_ENTROPY, logits, labels, jnp.ones((3, 5), bool))
-    with pytest.raises(ValueError, match="one number per step"):
-        losses.masked_sum(optax.squared_error, logits, logits, jnp.ones((5, 3), bool))
+    present = steps(0.6, 5, seed=1)
+    mask = steps(0.6, 5, seed=2) if masked else None
+    both = present if mask is None else present & mask
+    assert both.any() and not both.all()
+    outputs = logits if mask is None else jnp.where(mask[..., None], logits, jnp.nan)
+    bad_labels = jnp.where(present, labels, missing)
+    for reduction in (losses.masked_sum, losses.masked_mean):
+        loss = jax.value_and_grad(functools.partial(reduction, CROSS_ENTROPY))
+        got = loss(outputs, bad_labels, mask)
+        chex.assert_trees_all_equal(got, loss(logits, labels, both))
+
+
+def test_negative_numbers_are_labels():
+    """Only integers with one axis fewer than the outputs are ids."""
+    outputs = jnp.array([[1.0], [3.0]])
+    labels = jnp.array([[-1], [2]])
+    assert losses.masked_sum(squared_error, outputs, labels) == 5
+    first = jnp.array([True, False])
+    assert losses.masked_mean(squared_error, outputs, labels, first) == 4
+    assert (
+        losses.masked_sum(lambda y, v: (y[:, 0] - v) ** 2, outputs, -outputs[:, 0])
+        == 40
+    )
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+def test_lists_are_arrays_too():
+    mean = losses.masked_mean(
+        CROSS_ENTROPY, [[0.0, 0.0], [1.0, 3.0]], [0, 1], [True, False]
+    )
+    np.testing.assert_allclose(mean, np.log(2), rtol=1e-6)
