@@ -1,14 +1,15 @@
 """The devices of one host, and a batch split over them by sequences.
 
-A core's products are too small in a recurrent step to occupy several cores each, so on CPU it pays
-to make every core a device of its own (`one_per_core`) and give each a share of the batch
-(`split`). The sharding is automatic: a guess that is wrong costs time, never a result.
+A core's products are too small in a recurrent step to occupy several cores each, so on
+CPU it pays to make every core a device of its own (`one_per_core`) and give each a
+share of the batch (`split`). The sharding is automatic: a wrong guess costs time, never
+a result.
 """
 
-import contextlib
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,56 +19,64 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# The axis of the meshes made here. No caller's mesh has one of this name: what lies on another
-# mesh was placed by the caller.
+# The axis of the meshes made here. No caller's mesh has one of this name: whatever lies
+# on another mesh was placed by the caller.
 AXIS = "jaxrnn.devices"
 
-# Floats of a matrix. From here on the products of one step occupy all cores by themselves, or a
-# core's share of the rows is no longer worth reading the matrix for: with 2 cores, B = 16 to 64, a
-# split of the LSTM of 256 units (as many floats) took 1.03 to 1.18 times as long, of smaller ones
-# and of the GRU of 256 units mostly less (`python -m benchmarks.run --points "150,16,256,256
-# 150,16,128,128" --contestants jaxrnn,jaxrnn-cores`).
+# Floats of a matrix. From here on the products of one step occupy all cores by
+# themselves, or a core's share of the rows is no longer worth reading the matrix for:
+# with 2 cores, B = 16 to 64, a split of the LSTM of 256 units (as many floats) took
+# 1.03 to 1.18 times as long, of smaller ones and of the GRU of 256 units mostly less
+# (`python -m benchmarks.run --points "150,16,256,256 150,16,128,128" --contestants
+# jaxrnn,jaxrnn-cores`).
 LARGE = 2**18
 
-# Held by a program that spans CPU devices until its results are there. Reentrant, for one may be
-# traced inside another.
+# Held by a program that spans CPU devices until its results are there. Reentrant, for
+# one may be traced inside another.
 ONE_IN_FLIGHT = threading.RLock()
 
 
 def cores() -> int:
-    """How many this process may use."""
-    if hasattr(
-        os, "sched_getaffinity"
-    ):  # Linux: a container may have fewer than the machine
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have few of them
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def one_per_core() -> None:
-    """Makes JAX's CPU one device per core that this process may use; call it before JAX is used.
+    """Makes JAX's CPU one device per core of this process; call it before JAX is used.
 
-    `jaxrnn.train.make_step` then splits its batches over them. Programs for one device keep all
-    their threads.
+    `jaxrnn.train.make_step` then splits its batches over them. Programs for one device
+    keep all their threads.
 
     Does nothing if the number of devices is set already (`jax_num_cpu_devices`,
-    `JAX_NUM_CPU_DEVICES`, or `--xla_force_host_platform_device_count` in `XLA_FLAGS`), or if JAX
-    is in use.
+    `JAX_NUM_CPU_DEVICES`, or `--xla_force_host_platform_device_count` in `XLA_FLAGS`).
+    Once JAX is in use, it is too late: it warns if the number would have been another.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    number = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    if by_flag or number != -1:  # its default: JAX chooses
+    config: Any = jax.config
+    if by_flag or config.jax_num_cpu_devices != -1:  # its default: JAX chooses
         return
-    with contextlib.suppress(
-        RuntimeError
-    ):  # the backend is up, and its devices are what they are
+    try:
         jax.config.update("jax_num_cpu_devices", cores())
+    except RuntimeError:  # JAX is in use, and keeps its devices
+        count = jax.local_device_count("cpu")
+        if count != cores():
+            warnings.warn(
+                f"`one_per_core` came too late: JAX is in use, with {count} CPU "
+                f"device(s) for {cores()} cores. Call it before the first array is "
+                f"made, or set JAX_NUM_CPU_DEVICES={cores()}.",
+                stacklevel=2,
+            )
 
 
-def chosen(params: Any) -> Sequence[Any]:
-    """All devices where they are the CPU of a single process and a split pays; else the first.
+def default_devices(params: Any) -> Sequence[Any]:
+    """Returns the devices over which a batch is split unless the caller names some.
 
-    It pays until the largest of the matrices `[H, G]` has `LARGE` floats. No cell's matrix is wider
-    than G = 4 H, so of a longer one, such as an embedding's table, only so much counts.
+    These are all devices where they are the CPU of a single process and a split pays;
+    else the first one. It pays until the largest of the matrices `[H, G]` has `LARGE`
+    floats. No cell's matrix is wider than G = 4 H, so of a longer one, such as an
+    embedding's table, only so much counts.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu" or jax.process_count() > 1:
@@ -81,13 +90,14 @@ def chosen(params: Any) -> Sequence[Any]:
 def split(
     arguments: tuple[Any, Any, Any], devices: Sequence[Any]
 ) -> tuple[Any, Any, Any]:
-    """A learner, a state and a batch, placed over as many of the devices as divide B.
+    """Places a learner, a state and a batch over as many of the devices as divide B.
 
-    B is the first axis of the state `[B, H]`, or else the second of the batch's `[T, B, ...]`.
-    Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split, all others replicated.
-    The very same arguments come back where one device is left, where they are traced, or where the
-    caller has placed any of them on several devices.
+    B is the first axis of the state `[B, H]`, or else the second of the batch's `[T, B,
+    ...]`. Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split, all
+    others replicated. The very same arguments come back where one device is left, where
+    they are traced, or where the caller has placed any of them on several devices.
     """
+    # Leave alone whatever is traced, or placed by the caller.
     arrays = [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)]
     if any(isinstance(a, Tracer) for a in arrays):
         return arguments  # part of another program, whose arguments are placed or not
@@ -101,6 +111,8 @@ def split(
     count = math.gcd(size, len(devices))
     if count == 1 and not spread:
         return arguments
+
+    # Split what has an axis of B, and replicate the rest.
     mesh = Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
     whole, first, second = (
         NamedSharding(mesh, spec) for spec in (P(), P(AXIS), P(None, AXIS))
@@ -120,11 +132,11 @@ def split(
     )
 
 
-def run(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """The program's results; on several CPU devices it waits for them, and lets no other begin.
+def run_alone(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Runs a program; over several CPU devices it waits, and lets no other begin.
 
-    XLA:CPU sums over devices on a pool of few threads, and programs of which more than one is in
-    flight wait there for one another, for ever.
+    XLA:CPU sums over devices on a pool of few threads, where two programs in flight
+    wait for one another, forever.
     """
     if not _over_cpus(arguments):
         return program(*arguments)
@@ -133,19 +145,19 @@ def run(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:
 
 
 def delete(tree: Any) -> None:
-    """Gives all arrays' memory back."""
+    """Frees the memory of all arrays."""
     for a in jax.tree.leaves(tree):
         if _is_concrete(a):
             a.delete()
 
 
 def _batch_size(state: Any, batch: Any) -> int:
-    """B, or 1 where nothing tells: no wrong guess can change a result."""
+    """B, or 1 where it cannot be known: no wrong guess can change a result."""
     shapes = [shape for shape in map(np.shape, jax.tree.leaves(state)) if shape]
     if shapes:
         shape = max(shapes, key=len)
         return shape[0] if len(shape) > 1 else 1  # [H] is the state of one sequence
-    # The most axes: of inputs [T, B, I] and targets [B, K], the inputs tell.
+    # The leaf with the most axes: of inputs [T, B, I] and targets [B, K], the inputs.
     shape = max(map(np.shape, jax.tree.leaves(batch)), key=len, default=())
     return shape[1] if len(shape) > 1 else 1
 

@@ -1,4 +1,4 @@
-"""A batch split over the devices of one host: the results of one device, and no hanging."""
+"""A batch split over the devices of a host: one device's results, and no hanging."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import devices, losses, train
-from tests.cases import copied, once, problem, steps
+from tests.cases import once, problem, steps
 
 ROOT = Path(jaxrnn.__file__).parents[1]
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2))
@@ -42,8 +42,7 @@ def lies_on(tree):
 
 def run(step, params, state, batches):
     """All results of steps over these; nothing of the arguments is given away."""
-    learner, metrics = train.init_learner(copied(params), OPTIMIZER), []
-    state = copied(state)
+    learner, metrics = train.init_learner(params, OPTIMIZER), []
     for batch in batches:
         learner, state, found = step(learner, state, batch)
         metrics.append(found)
@@ -56,7 +55,7 @@ def as_numpy(tree):
 
 @functools.cache
 def split_case(name, batch=4):
-    """Parameters, a state, four batches; of the first two sequences there is far more to learn."""
+    """A cell, a problem, four batches; the last two sequences are mostly masked out."""
     cell = getattr(jaxrnn, name)
     case = problem(cell, 6, batch=(batch,), dtype=jnp.float32)
     mask = np.array(steps(0.9, 6, (batch,)))
@@ -100,14 +99,15 @@ def test_a_split_batch_gives_what_one_device_gives(name, kind):
         a.addressable_shards[1].data.shape == (2, 5) for a in jax.tree.leaves(last)
     )
     if kind == "mean":
-        # The mean of the halves' means, a `pmean`, is another number, where masks are uneven.
+        # The mean of the halves' means, a `pmean`, is another number, where masks are
+        # uneven.
         halves = [
             jax.tree.map(lambda a, h=h: a[:, h], batches[0]) for h in np.s_[:2, 2:]
         ]
         states = [jax.tree.map(lambda a, h=h: a[h], state) for h in np.s_[:2, 2:]]
         means = [
-            jax.jit(loss_fn)(case.params, *of)[0]
-            for of in zip(states, halves, strict=True)
+            jax.jit(loss_fn)(case.params, *half)[0]
+            for half in zip(states, halves, strict=True)
         ]
         assert abs(np.mean(means) - metrics[0].loss) > 0.01 * metrics[0].loss
 
@@ -133,12 +133,18 @@ def test_a_label_per_sequence():
 
 
 def test_what_is_split_and_what_is_not():
-    """By the state if there is one, by the leaf with most axes otherwise; the key has no B."""
+    """B is the state's, or else that of the leaf with most axes; a key has none."""
     learner = train.init_learner({"w": jnp.ones((4, 4))}, OPTIMIZER)
     batch = {
-        "xs": np.ones((3, 4, 2)), "ids": np.ones((3, 4)), "labels": np.ones(4), "one hot":
-        np.ones((4, 9)), "weights": np.ones(9), "scale": 0.5, "nothing": None, "T = B": np.eye(4),
-    }  # fmt: skip
+        "xs": np.ones((3, 4, 2)),
+        "ids": np.ones((3, 4)),
+        "labels": np.ones(4),
+        "one hot": np.ones((4, 9)),
+        "weights": np.ones(9),
+        "scale": 0.5,
+        "nothing": None,
+        "T = B": np.eye(4),
+    }
     by_state = {"h": jnp.ones((4, 5)), "count": jnp.ones(4), "key": jax.random.key(0)}
     for state in (by_state, None):
         learner, state, placed = devices.split((learner, state, batch), jax.devices())
@@ -147,9 +153,14 @@ def test_what_is_split_and_what_is_not():
         }
         first, second = (devices.AXIS,), (None, devices.AXIS)
         assert axes == {
-            "xs": second, "ids": second, "labels": first, "one hot": first, "weights": (),
-            "scale": (), "T = B": second,
-        }  # fmt: skip
+            "xs": second,
+            "ids": second,
+            "labels": first,
+            "one hot": first,
+            "weights": (),
+            "scale": (),
+            "T = B": second,
+        }
         if state:
             axes = {name: tuple(a.sharding.spec) for name, a in state.items()}
             assert axes == {"h": first, "count": first, "key": ()}
@@ -173,7 +184,7 @@ def test_what_cannot_be_split_stays_where_it_is(state, batch):
 
 
 def test_batches_of_changing_size():
-    """Epochs' last batches are smaller: the learner follows to one device and comes back."""
+    """The last batch is smaller: the learner moves to one device, and back."""
     fn = jax.value_and_grad(mean_of_squares, has_aux=True)
     batches = [
         np.full((2, size, 3), 0.1 * size, np.float32) for size in (4, 3, 4, 1, 6, 0)
@@ -212,9 +223,10 @@ def test_donation_on_two_devices():
     )
     xs = jnp.ones((2, 4, 3))
     for _ in range(2):  # from one device, then from both
-        given = learner, state
+        given, before = learner, state
         learner, state, _ = step(learner, state, xs)
         assert all(a.is_deleted() for a in jax.tree.leaves(given))
+        assert not before.is_deleted()
     assert not xs.is_deleted()
 
 
@@ -245,7 +257,7 @@ def test_what_the_caller_has_placed_stays_there(kind):
 
 
 def test_a_step_inside_another_program():
-    """`lax.scan` over batches: the outer program is the one whose arguments are placed."""
+    """In `lax.scan` over batches only the arguments of the outer program are placed."""
     step = train.make_step(jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER)
     xs = np.random.default_rng(0).normal(size=(3, 2, 4, 3)).astype(np.float32)
     learner = train.init_learner({"w": jnp.ones(3)}, OPTIMIZER)
@@ -275,7 +287,7 @@ def test_large_matrices_stay_on_one_device(units, gates, count):
         "table": np.ones((10**5, 3)),
         "b": np.ones(10**6),
     }
-    assert devices.chosen(params) == jax.devices()[:count]
+    assert devices.default_devices(params) == jax.devices()[:count]
 
 
 def test_no_devices():
@@ -286,7 +298,10 @@ def test_no_devices():
 
 
 def python(script, *arguments, timeout=120, **environment):
-    """What a script prints, in a process of its own, with no say on devices but `environment`."""
+    """Runs a script in a process of its own, and returns its output.
+
+    Only `environment` says how many devices there are.
+    """
     asked = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
     inherited = {name: value for name, value in os.environ.items() if name not in asked}
     process = subprocess.run(
@@ -306,24 +321,34 @@ def python(script, *arguments, timeout=120, **environment):
         ("", {"JAX_NUM_CPU_DEVICES": "5"}, 5),
         ("", {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
         ("jax.config.update('jax_num_cpu_devices', 5)", {}, 5),
-        ("os.sched_getaffinity = lambda _: range(3); jax.devices()", {}, 1),
+        ("os.sched_getaffinity = lambda _: range(1); jax.devices()", {}, 1),
+        (
+            "os.sched_getaffinity = lambda _: range(3); jax.devices()",
+            {},
+            "too late: JAX is in use, with 1 CPU device(s) for 3 cores. Call it "
+            "before the first array is made, or set JAX_NUM_CPU_DEVICES=3. 1",
+        ),
     ],
-    ids=["cores", "no affinity", "variable", "flag", "config", "too late"],
+    ids=["cores", "no affinity", "variable", "flag", "config", "in vain", "too late"],
 )
 def test_one_device_per_core(before, environment, count):
+    """A warning is printed if it comes too late, and would have changed the number."""
     script = f"""
-        import os, jax
+        import os, warnings, jax
         from jaxrnn import devices
         {before}
-        devices.one_per_core()
-        print(jax.device_count())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            devices.one_per_core()
+        words = [str(w.message).partition("came ")[2] for w in caught]
+        print(*words, jax.device_count())
     """
     assert python(script, **environment) == str(count)
 
 
 @pytest.mark.parametrize("number", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_step_hangs(number):
-    """In two threads, and nothing waits but the step: if two were in flight, they would hang."""
+    """Two threads, in which only the steps wait: two programs in flight would hang."""
     script = """
         import sys, threading
         import jax, numpy as np, optax
@@ -335,15 +360,15 @@ def test_no_step_hangs(number):
         xs = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
 
         def loss_fn(params, state, xs):
-            state, hs = jaxrnn.unroll(cell, params, state, xs, chunk=1)  # a sum at every step
+            # A sum over devices at every step.
+            state, hs = jaxrnn.unroll(cell, params, state, xs, chunk=1)
             return (hs**2).mean(), state
 
         def soak(steps):
             step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), optimizer)
-            params = cell.init(jax.random.key(0), 3, 64)  # 4 units do not hang in one thread
-            learner = train.init_learner(params, optimizer)
-            state = cell.initial_state(params, (8,))
-            for _ in range(steps):
+            params = cell.init(jax.random.key(0), 3, 64)  # 4 units do not hang in one
+            thread learner = train.init_learner(params, optimizer) state =
+            cell.initial_state(params, (8,)) for _ in range(steps):
                 learner, state, metrics = step(learner, state, xs)
             assert len(metrics.loss.sharding.device_set) == 2
             losses.append(float(metrics.loss))

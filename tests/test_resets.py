@@ -197,7 +197,7 @@ def test_training_in_windows_with_resets_equals_a_loop_of_steps():
         return params, state
 
     expected = jax.jit(plain)(case.params, case.state)
-    step = train.truncated_train_step(loss_fn, optimizer, window)
+    step = train.make_truncated_step(loss_fn, optimizer, window)
     learner = train.init_learner(jax.tree.map(jnp.copy, case.params), optimizer)
     learner, state, _ = step(learner, jax.tree.map(jnp.copy, case.state), batch)
     assert_close((learner.params, state), expected)

@@ -27,7 +27,7 @@ def unrolled(problem: Problem, unlike: str = "", **options: Any) -> Contestant:
 
 def on_cores(problem: Problem) -> Contestant:
     """As `jaxrnn.train` runs a step: the batch split over the cores where that pays."""
-    over = devices.chosen(problem.params)
+    over = devices.default_devices(problem.params)
     params, _, xs = devices.split((problem.params, None, problem.xs), over)
     return unrolled(problem._replace(params=params, xs=xs))
 
