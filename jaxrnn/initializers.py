@@ -1,11 +1,11 @@
-"""Parameters to begin with that keep gradients alive: remedies that cost nothing.
+"""Initial parameters that keep gradients alive: remedies that cost nothing.
 
-Each takes the parameters that `cell.init` made and gives them back with some of them replaced.
-(Every cell begins with orthogonal recurrent matrices as it is.) G = gates · H; a recurrent matrix
-`[H, G]` is a block `[H, H]` for each gate.
+Each function takes the parameters that `cell.init` made, and returns them with some of
+them replaced. (The recurrent matrices of every cell are orthogonal from the start.) G =
+gates · H; a recurrent matrix `[H, G]` is a block `[H, H]` for each gate.
 """
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,100 +13,153 @@ import numpy as np
 from jax import Array
 from jaxtyping import PRNGKeyArray
 
-from jaxrnn import checks
+from jaxrnn import arguments, checks
 from jaxrnn.cells.elman import ElmanParams
-from jaxrnn.cells.gru import GRUParams
-from jaxrnn.cells.lstm import LSTMParams
+from jaxrnn.cells.weights import Gates, units_in
 
-Params = TypeVar("Params")
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """Parameters with a recurrent matrix `w_hh [H, G]`, such as `LSTMParams`."""
+
+    @property
+    def w_hh(self) -> Array:
+        """`[H, G]`."""
+        ...
+
+    def _replace(self: Same, **kwargs: Any) -> Same: ...
+
+
+@runtime_checkable
+class Gated(Recurrent, Protocol):
+    """Parameters packed by gate, with biases `b [G]`."""
+
+    @property
+    def b(self) -> Array:
+        """`[G]`."""
+        ...
+
+    @property
+    def gates(self) -> Gates:
+        """The order of the blocks, and which of them keeps the state."""
+        ...
+
+
+RecurrentParams = TypeVar("RecurrentParams", bound=Recurrent)
+GatedParams = TypeVar("GatedParams", bound=Gated)
 
 
 def identity(params: ElmanParams, scale: float = 1.0) -> ElmanParams:
-    """The identity as recurrent matrix `[H, H]`, the bias zero: with relu, the IRNN.
+    """Makes the matrix `w_hh [H, H]` the identity, the bias 0; with relu: the IRNN.
 
     An error is carried back unchanged, as long as units are active.
 
     Args:
       params: of an Elman cell, such as `jaxrnn.make_elman("relu")`.
-      scale: of the identity; below 1 the network forgets.
+      scale: the factor of the identity; below 1 the network forgets.
 
     Raises:
-      TypeError: if the parameters are another cell's.
+      TypeError: if the parameters are another cell's, or `scale` is not a number.
+      ValueError: if `scale` is not finite.
 
     Source: Le, Jaitly & Hinton (2015), arXiv:1504.00941.
     """
+    params = checks.unwrapped(params)
     if not isinstance(params, ElmanParams):
         raise TypeError(
-            f"`params` must be ElmanParams, but got a {type(params).__name__}."
+            f"`params` must be ElmanParams, but got {arguments.describe(params)}."
         )
-    eye = (scale * jnp.eye(len(params.w_hh))).astype(params.w_hh.dtype)
-    return params._replace(w_hh=eye, b=jnp.zeros_like(params.b))
+    eye = checks.finite("scale", scale) * jnp.eye(len(params.w_hh))
+    return params._replace(
+        w_hh=eye.astype(params.w_hh.dtype), b=jnp.zeros_like(params.b)
+    )
 
 
-def chrono(key: PRNGKeyArray, params: Params, longest: float) -> Params:
-    """Biases of the gates with which units remember for 2 to `longest` steps.
+def chrono(key: PRNGKeyArray, params: GatedParams, longest: float) -> GatedParams:
+    """Returns biases of the gates with which units remember for 2 to `longest` steps.
 
-    A forget gate σ(b) shrinks the memory by as much at every step: with b = log(τ) by τ / (τ + 1),
-    which is a time constant of τ + 1 steps, for τ drawn evenly between 1 and `longest` - 1. For an
-    LSTM the input gates' biases are -b; for a GRU b is that of the gate z, which keeps the state.
+    A forget gate σ(b) shrinks the memory by as much at every step: with b = log(τ) by
+    τ / (τ + 1), which is a time constant of τ + 1 steps, for τ drawn evenly between 1
+    and `longest` - 1. For an LSTM the input gates' biases are -b; for a GRU b is that
+    of the gate z, which keeps the state.
 
     Args:
       key: a random key.
-      params: of an LSTM or a GRU; of their biases `[G]` only those of the gates named are replaced.
+      params: of a cell with a gate that keeps the state (`gates.keep`). Only the
+        biases `[G]` of this gate, and of the one that admits new content, are replaced.
       longest: T_max, the longest time over which to remember, in steps, above 2.
 
     Raises:
-      TypeError, ValueError: if the parameters have no gates, or `longest` is no number above 2.
+      TypeError: if `key` is not a random key, no gate keeps the state, or `longest` is
+        not a number.
+      ValueError: if `longest` is not above 2.
 
-    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?", arXiv:1804.11188,
-    section 2.
+    Source: Tallec & Ollivier (2018), "Can recurrent neural networks warp time?",
+    arXiv:1804.11188, section 2.
     """
+    arguments.key("key", key)
     longest = checks.between("longest", longest, 2.0)
-    if not isinstance(params, LSTMParams | GRUParams):
+    params = checks.unwrapped(params)
+    keep = params.gates.keep if isinstance(params, Gated) else None
+    if keep is None:
         raise TypeError(
-            f"`params` must be LSTMParams or GRUParams, which have gates, but got a "
-            f"{type(params).__name__}."
+            "`params` must have a gate that keeps the state, such as LSTMParams or "
+            f"GRUParams, but got {arguments.describe(params)}."
         )
-    hidden = len(params.w_hh)
+    gates, hidden = params.gates, units_in(params)
     b = jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=longest - 1))
     b = b.astype(params.b.dtype)
-    gates = jnp.split(params.b, len(params.b) // hidden)
-    if isinstance(params, LSTMParams):
-        gates[:2] = [-b, b]  # i f g o
-    else:
-        gates[1] = b  # r z n
-    return params._replace(b=jnp.concatenate(gates))
+    biases = params.b.at[gates.columns(keep, hidden)].set(b)
+    if gates.admit is not None:
+        biases = biases.at[gates.columns(gates.admit, hidden)].set(-b)
+    return params._replace(b=biases)
 
 
-def spectral_radius(params: Params, radius: float) -> Params:
-    """The recurrent matrix `[H, G]` scaled, so that each gate's block has this spectral radius.
+def spectral_radius(params: RecurrentParams, radius: float) -> RecurrentParams:
+    """Scales the recurrent matrix `[H, G]`, so that each gate's block has this radius.
 
-    That is the largest modulus of its eigenvalues, by which a linear network stretches a state per
-    step over many steps. Above 1 a tanh network without input does not forget where it began; below
-    1 it usually does, and always where the largest singular value is below 1 too. Of a gated cell
-    the blocks' radii say less. It is computed on the host: not under `jit`.
+    The spectral radius is the largest modulus of the eigenvalues, by which a linear
+    network stretches a state per step over many steps. Above 1 a tanh network without
+    input does not forget its initial state; below 1 it usually does, and always where
+    the largest singular value is below 1 too. For a gated cell the blocks' radii say
+    less. It is computed on the host: not under `jit`.
 
     Args:
-      params: any cell's.
+      params: any cell's with a matrix `w_hh`.
       radius: at least 0.
 
     Raises:
-      TypeError, ValueError: if `radius` is no number ≥ 0, or all eigenvalues of a block are 0.
+      TypeError: if there is no `w_hh`, it is traced, or `radius` is not a number.
+      ValueError: if `radius` is below 0, or a block is not finite or has no eigenvalue
+        but 0.
 
-    Source: Jaeger (2001), "The echo state approach to analysing and training recurrent neural
-    networks", GMD report 148.
+    Source: Jaeger (2001), "The echo state approach to analysing and training recurrent
+    neural networks", GMD report 148.
     """
     if radius != 0:
         radius = checks.between("radius", radius, 0.0)
-    w_hh: Array = getattr(params, "w_hh")  # noqa: B009
-    blocks = np.split(np.asarray(w_hh, np.float64), w_hh.shape[1] // len(w_hh), axis=1)
+    params = checks.unwrapped(params)
+    if not isinstance(params, Recurrent) or params.w_hh.ndim != 2:
+        raise TypeError(
+            "`params` must be a cell's, with a matrix `w_hh`, but got "
+            f"{arguments.describe(params)}."
+        )
+    matrix = checks.on_host("params.w_hh", params.w_hh, "spectral_radius")
+    if not np.isfinite(matrix).all():
+        raise ValueError("`params.w_hh` must be finite, but holds NaN or infinity.")
+    rows, columns = matrix.shape
+    if rows == 0 or columns % rows:
+        raise ValueError(
+            f"`params.w_hh` must have shape (H, gates · H), but got {matrix.shape}."
+        )
+    blocks = np.split(matrix, columns // rows, axis=1)
     radii = [np.abs(np.linalg.eigvals(block)).max() for block in blocks]
     if not min(radii) > 0:
         raise ValueError(
             "`params` must have a recurrent matrix with eigenvalues that are not 0."
         )
     scaled = [radius / now * block for now, block in zip(radii, blocks, strict=True)]
-    replaced: Any = params
-    return replaced._replace(
-        w_hh=jnp.asarray(np.concatenate(scaled, axis=1), w_hh.dtype)
-    )
+    joined = np.concatenate(scaled, axis=1)
+    return params._replace(w_hh=jnp.asarray(joined, params.w_hh.dtype))

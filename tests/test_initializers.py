@@ -14,7 +14,7 @@ IRNN = jaxrnn.make_elman("relu")
 
 
 def test_the_irnn_carries_errors_back_unchanged():
-    """Inputs are positive and so are their weights: every unit is active at every step."""
+    """Inputs and their weights are positive: every unit is active at every step."""
     params = initializers.identity(IRNN.init(jax.random.key(0), 2, 6))
     params = params._replace(w_ih=jnp.abs(params.w_ih))
     xs = jax.random.uniform(jax.random.key(1), (50, 2), minval=0.1)
@@ -31,15 +31,16 @@ def test_the_irnn_carries_errors_back_unchanged():
     ("cell", "gate"), [(jaxrnn.lstm, "f"), (jaxrnn.gru, "z")], ids=["lstm", "gru"]
 )
 def test_units_remember_for_as_long_as_was_drawn(cell, gate):
-    """Without inputs and recurrent weights a memory shrinks by σ(b) = τ / (τ + 1) per step."""
+    """Without inputs and recurrent weights a memory shrinks by σ(b) = τ / (τ + 1)."""
     longest, hidden = 100.0, 300
     before = cell.init(jax.random.key(0), 1, hidden)
     params = initializers.chrono(jax.random.key(1), before, longest)
-    names = {"lstm": "ifgo", "gru": "rzn"}["lstm" if cell is jaxrnn.lstm else "gru"]
+    names = type(params).gates.order
     gates = dict(zip(names, np.split(np.asarray(params.b), len(names)), strict=True))
     times = np.exp(gates[gate])
     assert times.min() >= 1 and times.max() <= longest - 1
-    # Evenly: mean and standard deviation of the uniform distribution on [1, 99], 4 errors wide.
+    # Evenly: mean and standard deviation of the uniform distribution on [1, 99], 4
+    # errors wide.
     assert abs(times.mean() - longest / 2) < 4 * 28.3 / np.sqrt(hidden)
     if gate == "f":
         np.testing.assert_array_equal(gates["i"], -gates["f"])
@@ -71,7 +72,9 @@ def test_wrong_arguments():
     lstm, elman = (c.init(jax.random.key(0), 2, 3) for c in (jaxrnn.lstm, jaxrnn.elman))
     with pytest.raises(TypeError, match="must be ElmanParams, but got a LSTMParams"):
         initializers.identity(lstm)
-    with pytest.raises(TypeError, match="which have gates, but got a ElmanParams"):
+    with pytest.raises(
+        TypeError, match=r"a gate that keeps the state, .* got a ElmanParams"
+    ):
         initializers.chrono(jax.random.key(0), elman, 10.0)
     with pytest.raises(
         ValueError, match="`longest` must be a number above 2, but got 2"

@@ -43,8 +43,8 @@ def test_input_weights_are_glorot_uniform_per_gate(name):
     bound = np.sqrt(6 / (INPUTS + HIDDEN))
     for w in per_gate(name, init(name).w_ih):
         assert 0.99 * bound < np.abs(w).max() <= bound
-        # Of n = 2560 uniform numbers the mean varies by a / √(3n) = 0.011 a, the variance by
-        # a²/3 · √(4/5n) = 1.8 %; four such deviations.
+        # Of n = 2560 uniform numbers the mean varies by a / √(3n) = 0.011 a, the
+        # variance by a²/3 · √(4/5n) = 1.8 %; four such deviations.
         assert abs(w.mean()) < 0.046 * bound
         assert abs(w.var() / (2 / (INPUTS + HIDDEN)) - 1) < 0.07
 
@@ -90,7 +90,7 @@ def test_double_precision_is_drawn_in_double_precision(name):
 
 @each_cell
 def test_every_matrix_has_its_own_random_numbers(name):
-    """Neither two keys, nor two gates, nor w_ih and w_hh of a square cell share them."""
+    """Neither two keys, nor two gates, nor w_ih and w_hh of a square cell share any."""
     chex.assert_trees_all_equal(init(name), init(name))
     square = CELLS[name].init(jax.random.key(0), HIDDEN, HIDDEN)
     other = CELLS[name].init(jax.random.key(1), HIDDEN, HIDDEN)
@@ -98,14 +98,15 @@ def test_every_matrix_has_its_own_random_numbers(name):
         g for p in (square, other) for w in (p.w_ih, p.w_hh) for g in per_gate(name, w)
     ]
     correlations = np.corrcoef([np.ravel(m) for m in matrices])
-    # Of 4096 independent pairs it varies by 1/√4096 = 0.016: five such deviations. Matrices made of
-    # the same random numbers, one of them orthogonal, show several times as much.
+    # Of 4096 independent pairs it varies by 1/√4096 = 0.016: five such deviations.
+    # Matrices made of the same random numbers, one of them orthogonal, show several
+    # times as much.
     chex.assert_trees_all_close(correlations, np.eye(len(matrices)), rtol=0, atol=0.08)
 
 
 @each_cell
 def test_the_initial_state_can_be_donated(name):
-    """Its leaves are buffers of their own: one and the same buffer cannot be donated twice."""
+    """Its leaves are separate buffers: a buffer cannot be donated twice."""
     cell, params = CELLS[name], init(name)
     state = cell.initial_state(params, (3,))
     pointers = [leaf.unsafe_buffer_pointer() for leaf in state]
