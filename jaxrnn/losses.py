@@ -5,9 +5,10 @@
 with outputs y[t] and labels v[t]. A label is present where the mask is True:
 many-to-many (everywhere), many-to-one (at the last step), or any subset. A negative
 class id is no label either, such as the -100 of PyTorch's `ignore_index`. A step
-without a label contributes exactly nothing to the loss and to the gradient, whatever
-stands there, NaN included: the outputs and labels are replaced *before* L is computed,
-for 0 · NaN would be NaN on the way back.
+without a label contributes exactly nothing to the loss and to the gradient. Where the
+mask is False, the outputs may even be NaN: outputs and labels are replaced *before* L
+is computed, for 0 · NaN would be NaN on the way back. (At a negative id they must be
+finite: to replace them would cost the memory of all outputs in every call.)
 """
 
 from collections.abc import Callable
@@ -42,7 +43,8 @@ def masked_sum(
         axis).
       outputs: `[*N, ...]`, such as logits `[T, *B, classes]`.
       labels: `[*N, ...]`, any dtype that `loss` takes. Integers with one axis fewer
-        than the outputs are class ids `[*N]`: a negative one is a missing label.
+        than the outputs are class ids `[*N]`: a negative one is a missing label, whose
+        outputs must be finite.
       mask: `[*N]`, True where there is a label; None: everywhere. Without a mask,
         outputs `[T, B, …]` and labels `[B, T, …]` of T = B cannot be told apart: give
         both time first.
@@ -102,25 +104,27 @@ def _masked_losses(
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     ids = jnp.issubdtype(labels.dtype, jnp.signedinteger)
     ids = ids and labels.ndim == outputs.ndim - 1
+    present = mask
     if ids and (mask is None or mask.shape == labels.shape):
-        present = labels >= 0
-        mask = present if mask is None else mask & present
-    if mask is None:
+        present = labels >= 0 if mask is None else mask & (labels >= 0)
+    if present is None:
         return loss(outputs, labels), None
 
     # A valid stand-in for every loss: class 0 for ids, and 1 for numbers, where the
     # logarithms, norms and quotients that losses are made of have no singularity.
+    if mask is not None:
+        given = with_axes_of(outputs, mask)
+        outputs = jnp.where(given, outputs, jnp.ones_like(outputs))
     stand_in = jnp.zeros_like(labels) if integers else jnp.ones_like(labels)
-    outputs = jnp.where(with_axes_of(outputs, mask), outputs, jnp.ones_like(outputs))
-    labels = jnp.where(with_axes_of(labels, mask), labels, stand_in)
+    labels = jnp.where(with_axes_of(labels, present), labels, stand_in)
     losses = loss(outputs, labels)
-    if losses.shape != mask.shape:
+    if losses.shape != present.shape:
         raise ValueError(
-            f"`loss` must return one number per step, shape {mask.shape}, but "
+            f"`loss` must return one number per step, shape {present.shape}, but "
             f"returned {losses.shape}. Reduce the last axis inside it, or give the "
             "mask that axis."
         )
-    return jnp.where(mask, losses, jnp.zeros_like(losses)), mask
+    return jnp.where(present, losses, jnp.zeros_like(losses)), present
 
 
 def _covering(mask: Array, outputs: Array, labels: Array) -> None:

@@ -100,17 +100,17 @@ def test_no_mask_means_every_label():
 @pytest.mark.parametrize("missing", [-1, -100])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_negative_class_id_is_a_missing_label(missing, masked):
-    """As `ignore_index` of PyTorch: the same as a mask, NaN in its outputs included."""
+    """As `ignore_index` of PyTorch: the same as a mask."""
     logits, labels = problem()
     present = steps(0.6, 5, seed=1)
     mask = steps(0.6, 5, seed=2) if masked else None
     both = present if mask is None else present & mask
     assert both.any() and not both.all()
-    bad_logits = jnp.where(present[..., None], logits, jnp.nan)
+    outputs = logits if mask is None else jnp.where(mask[..., None], logits, jnp.nan)
     bad_labels = jnp.where(present, labels, missing)
     for reduction in (losses.masked_sum, losses.masked_mean):
         loss = jax.value_and_grad(functools.partial(reduction, CROSS_ENTROPY))
-        got = loss(bad_logits, bad_labels, mask)
+        got = loss(outputs, bad_labels, mask)
         chex.assert_trees_all_equal(got, loss(logits, labels, both))
 
 
