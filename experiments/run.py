@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if outcome.error:
             print(f"error: {outcome.error}", file=sys.stderr)
             return commands.FAILED
-        numbers = outcome.results.items()
-        words = (f"{k} {'null' if v is None else f'{v:.4g}'}" for k, v in numbers)
-        console.print(", ".join(words), markup=False)
+        *numbers, (_, seconds) = outcome.results.items()
+        words = (f"{k} {'null' if v is None else f'{v:.4f}'}" for k, v in numbers)
+        console.print(f"{', '.join(words)}, after {seconds:.0f} s", markup=False)
         console.print(
             f"All files are in {outcome.folder}", markup=False, highlight=False
         )

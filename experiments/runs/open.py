@@ -56,7 +56,7 @@ class Opened(NamedTuple):
 
 
 def open_run(run: Path, cls: type[Experiment] | None = None) -> Opened:
-    """Opens the folder of a run, of the task `cls` if that is given.
+    """Opens the folder of a run. With `cls`, it must be a run of that task.
 
     Raises:
       ConfigError, CheckpointError: if it is not the folder of such a run, if the run

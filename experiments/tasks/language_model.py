@@ -18,10 +18,10 @@ from experiments.config.schema import (
 )
 
 VOCABULARY = "vocabulary.json"
-# The held-out text is read in so many rows at once, in windows of so many characters:
-# enough for efficient products, few enough that the rows' cold starts do not count.
+# The rows in which the held-out text is read, and the characters of a window: enough for
+# efficient products, few enough that the rows' cold starts do not count.
 HELD_OUT_ROWS, HELD_OUT_WINDOW = 32, 256
-# The microscope looks at so many stretches of so many characters.
+# The stretches that the microscope looks at, and the characters of each.
 PROBED, PROBED_STEPS = 32, 256
 
 

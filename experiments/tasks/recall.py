@@ -34,15 +34,12 @@ def draw_episodes(
 
 
 class Recall(Scored, frozen=True, kw_only=True, tag_field="task", tag="recall"):
-    """Every episode is a sequence of its own, and its loss reaches back to its start.
-
-    A guess is right once in `symbols`.
-    """
+    """Every episode is a sequence of its own, and its loss reaches back to its start."""
 
     lag: Positive
     """Steps from the symbol to the question."""
     symbols: Symbols = 4
-    """Number of symbols: a guess is right once in so many."""
+    """Number of symbols: a guess is right with probability 1/symbols."""
     vanishing: Weight = 0.0
     """Weight of the regularizer Ω against vanishing gradients (Pascanu et al. 2013)."""
 

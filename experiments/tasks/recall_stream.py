@@ -15,7 +15,7 @@ from experiments.tasks.sequences import (
     one_hot,
 )
 
-# The test is so many streams of so many episodes, of which the first may be cut short.
+# The test: a number of streams, and the episodes of each. The first may be cut short.
 STREAMS, EPISODES = 64, 9
 
 
@@ -33,7 +33,7 @@ class RecallStream(
     window: Positive
     """Steps of truncated BPTT: a loss reaches no further back."""
     symbols: Symbols = 4
-    """Number of symbols: a guess is right once in so many."""
+    """Number of symbols: a guess is right with probability 1/symbols."""
 
     def sizes(self) -> Sizes:
         inputs = 2 * self.symbols + 1

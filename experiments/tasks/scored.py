@@ -23,7 +23,7 @@ from experiments.tasks.sequences import (
 )
 from jaxrnn import flow, layers, losses
 
-# The microscope looks at so many sequences of one length, out of so many drawn.
+# Sequences of one length for the microscope, and how many are drawn to find them.
 PROBED, DRAWN = 32, 1000
 
 

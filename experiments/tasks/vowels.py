@@ -1,4 +1,4 @@
-"""Nine speakers told apart by series of 7 to 29 steps, many-to-one."""
+"""Nine speakers, recognized by series of 7 to 29 steps, many-to-one."""
 
 from collections.abc import Mapping
 from typing import Any
