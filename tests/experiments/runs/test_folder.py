@@ -1,0 +1,55 @@
+"""A run's folder: never written over, honest about failures."""
+
+import json
+import os
+
+import pytest
+
+from experiments.config.load import ConfigError
+from experiments.runs import folder
+from experiments.tasks.vowels import Series
+
+
+def make(root, name="x"):
+    return folder.Run(root, name, Series())
+
+
+def test_runs_never_write_over_each_other(tmp_path):
+    assert len({make(tmp_path).folder for _ in range(3)}) == 3
+
+
+def test_metrics_that_are_not_finite_are_null(tmp_path):
+    run = make(tmp_path)
+    assert run.metrics() == []
+    run.log(1, loss=float("nan"), bits=2.0)
+    assert run.metrics()[0]["loss"] is None and run.metrics()[0]["bits"] == 2.0
+    written = run.write_results({"loss": float("inf"), "bits": 2.0})
+    assert written == json.loads((run.folder / "results.json").read_text())
+    assert written["loss"] is None and written["seconds"] >= 0
+
+
+@pytest.mark.parametrize("root", ["file", "file/below", "/proc/x", "dangling"])
+def test_a_place_where_no_folder_can_be_made(tmp_path, root):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("/nowhere/at/all/x")
+    with pytest.raises(ConfigError, match=r"cannot make the folder .*with --runs"):
+        make(tmp_path / root)
+
+
+def test_the_newest_run_that_ended_well(tmp_path):
+    with pytest.raises(ConfigError, match="no finished run"):
+        folder.latest(tmp_path / "nowhere")
+    runs = [make(tmp_path, name) for name in ("b", "a", "failed", "running")]
+    for age, run in enumerate(runs[:2]):
+        run.write_results({})
+        os.utime(run.folder / "results.json", (age, age))
+    runs[2].write_failure("the loss is nan")
+    assert folder.latest(tmp_path) == runs[1].folder
+    assert folder.failure(runs[2].folder) == "the loss is nan"
+    assert folder.failure(runs[0].folder) == ""
+    (runs[2].folder / "failed.json").write_text("{")
+    assert folder.failure(runs[2].folder) == "failed.json cannot be read"
+    with pytest.raises(ConfigError, match="no finished run of the kind"):
+        folder.latest(tmp_path, "vocabulary.json")
+    (runs[0].folder / "vocabulary.json").touch()
+    assert folder.latest(tmp_path, "vocabulary.json") == runs[0].folder
