@@ -1,6 +1,7 @@
 """The cells, problems and independent answers that the tests share."""
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -27,14 +28,49 @@ ACTIVATIONS = {
 ALL_CELLS = CELLS | ACTIVATIONS
 
 
-# The LSTM, whose state has two leaves, and behind `slow` the others.
-LSTM_FIRST = pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(cell, id=name, marks=[] if name == "lstm" else pytest.mark.slow)
-        for name, cell in CELLS.items()
-    ],
-)
+def each_cell(lstm=(), others=()):
+    """Parametrizes a test by the cell, with marks for the LSTM's case and for the others'."""
+    return pytest.mark.parametrize(
+        "cell",
+        [
+            pytest.param(cell, id=name, marks=lstm if name == "lstm" else others)
+            for name, cell in CELLS.items()
+        ],
+    )
+
+
+EACH_CELL = each_cell()
+# With the LSTM's case, whose state has two leaves, also on the lowest versions allowed.
+LSTM_LOWEST = each_cell(lstm=pytest.mark.lowest)
+# With all cases but the LSTM's behind `slow`.
+LSTM_FIRST = each_cell(others=pytest.mark.slow)
+
+
+def each_once(names, first, second, lstm=()):
+    """Parametrizes a test by pairs: each value of either once, behind `slow` all other pairs.
+
+    Args:
+      names: the two arguments of the test.
+      first, second: their values by name.
+      lstm: marks for the pairs of "lstm" that are not behind `slow`.
+    """
+    pairs = list(itertools.product(first, second))
+    count = max(len(first), len(second))
+    turns = zip(itertools.cycle(first), itertools.cycle(second), strict=False)
+    chosen = set(itertools.islice(turns, count))
+
+    def marks(pair):
+        if pair not in chosen:
+            return pytest.mark.slow
+        return lstm if pair[0] == "lstm" else ()
+
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(first[a], second[b], id=f"{a}-{b}", marks=marks((a, b)))
+            for a, b in pairs
+        ],
+    )
 
 
 class Problem(NamedTuple):
@@ -49,12 +85,12 @@ class Problem(NamedTuple):
 
 def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> Problem:
     """A random one. Weights are orthogonal, so the gradient is alive at every lag; no bias is 0."""
-    keys = iter(jax.random.split(jax.random.key(0), 20))
+    draws = np.random.default_rng(0)
 
-    def normal(shape, scale=1.0):
-        return (scale * jax.random.normal(next(keys), shape)).astype(dtype)
+    def normal(shape, scale=1.0):  # of NumPy, which compiles nothing for a new shape
+        return jnp.asarray(scale * draws.standard_normal(shape), dtype)
 
-    params = cell.init(next(keys), inputs, hidden, dtype)
+    params = cell.init(jax.random.key(0), inputs, hidden, dtype)
     params = jax.tree.map(
         lambda p: p if p.ndim == 2 else p + normal(p.shape, 0.3), params
     )
@@ -94,9 +130,10 @@ def loss(unroll, cell, problem, params, state, xs, **options):
 
 def value_and_grads(unroll, cell, problem, **options):
     """Of `loss`, with respect to params, state and xs; compiled once per set of static options."""
+    options = {k: v for k, v in options.items() if v is not None and v is not False}
     arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
     static = tuple((k, v) for k, v in options.items() if k not in arrays)
-    return _compiled(unroll, cell, static)(*problem[:3], problem, arrays)
+    return _compiled(unroll, cell, frozenset(static))(*problem[:3], problem, arrays)
 
 
 @functools.cache

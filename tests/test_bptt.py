@@ -1,5 +1,6 @@
 """The gradient of `unroll`: against autodiff, plain loops, dense Jacobians, and identities."""
 
+import functools
 import itertools
 
 import chex
@@ -19,6 +20,8 @@ from tests.cases import (
     ALL_CELLS,
     CELLS,
     LSTM_FIRST,
+    LSTM_LOWEST,
+    each_once,
     factors,
     loss,
     problem,
@@ -43,9 +46,22 @@ AXES = {
     "truncate": (None, 3),
     "gamma": (None, "per step", "per step and sequence"),
 }
+STORES = {store: store for store in AXES["store"]}
 PAIRS = [tuple(case) for case in AllPairs(list(AXES.values()))]
-PRODUCT = [case for case in itertools.product(*AXES.values()) if case not in PAIRS]
-CASES = PAIRS + [pytest.param(*case, marks=pytest.mark.slow) for case in PRODUCT]
+
+
+def cases():
+    """Each pair of options with the LSTM and, cells counted as an option, with the others."""
+    others = AllPairs([["elman", "gru"], *AXES.values()])
+    chosen = [("lstm", *case) for case in PAIRS] + [tuple(case) for case in others]
+    yield from (pytest.param(*case, marks=marks_of(case)) for case in chosen)
+    for case in itertools.product(CELLS, *AXES.values()):
+        if case not in chosen:
+            yield pytest.param(*case, marks=pytest.mark.slow)
+
+
+def marks_of(case):
+    return pytest.mark.lowest if case[0] == "lstm" else ()
 
 
 def assert_close(got, expected, rtol=RTOL, atol=ATOL):
@@ -53,11 +69,11 @@ def assert_close(got, expected, rtol=RTOL, atol=ATOL):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-@pytest.mark.parametrize(tuple(AXES), CASES)
+@pytest.mark.parametrize(("name", *AXES), list(cases()))
 def test_equals_autodiff(
-    cell, store, chunk, batch, mask, reset, reverse, truncate, gamma
+    name, store, chunk, batch, mask, reset, reverse, truncate, gamma
 ):
+    cell = CELLS[name]
     case = problem(cell, SIZE, batch)
     options = {"reverse": reverse, "truncate": truncate}
     options |= {"mask": steps(0.7, SIZE, batch, seed=1)} if mask else {}
@@ -71,8 +87,7 @@ def test_equals_autodiff(
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("store", AXES["store"])
-@pytest.mark.parametrize("cell", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@each_once(("cell", "store"), ACTIVATIONS, STORES)
 def test_every_activation_equals_autodiff(cell, store):
     case = problem(cell, SIZE)
     options = {"mask": steps(0.7, SIZE, seed=1), "reset": steps(0.3, SIZE, seed=2)}
@@ -82,7 +97,7 @@ def test_every_activation_equals_autodiff(cell, store):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_masks_and_resets_equal_plain_loops(cell, reverse):
     case = problem(cell, SIZE)
     options = {"mask": steps(0.6, SIZE, seed=3), "reset": steps(0.4, SIZE, seed=4)}
@@ -127,8 +142,7 @@ def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch", [(1,), (1, 1), (2, 1)])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@each_once(("cell", "batch"), CELLS, {str(b): b for b in ((1,), (1, 1), (2, 1))})
 def test_axes_of_one_sequence_are_kept(cell, batch):
     case = problem(cell, SIZE, batch)
     options = {
@@ -150,6 +164,7 @@ def test_axes_of_one_sequence_are_kept(cell, batch):
     ],
     ids=[*ALL_CELLS, *(f"{name}, gamma" for name in CELLS)],
 )
+@pytest.mark.lowest
 def test_equals_the_dense_product_of_jacobians(cell, gamma):
     """λ[t-1] = g[t-1] + γ[t] J[t]ᵀ λ[t] and Σ M[t]ᵀ λ[t], with J and M as matrices."""
     case = problem(cell, SIZE, batch=())
@@ -183,7 +198,7 @@ def test_equals_the_dense_product_of_jacobians(cell, gamma):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_truncation_is_gamma_of_zeros(cell):
     case = problem(cell, SIZE)
     gamma = jnp.asarray(np.arange(SIZE) % 3 != 0, float).at[0].set(1)
@@ -194,6 +209,7 @@ def test_truncation_is_gamma_of_zeros(cell):
 
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
+@pytest.mark.lowest
 def test_the_gradient_is_differentiable_by_gamma(cell):
     """Where it is zero too: a cut that selects has no slope there, a factor has."""
     case = problem(cell, SIZE)
@@ -211,20 +227,7 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("cell", "store"),
-    [
-        pytest.param(
-            *(cell, store),
-            id=f"{name}-{store}",
-            marks=[]
-            if number % 3 == place
-            else pytest.mark.slow,  # each of either once
-        )
-        for place, (name, cell) in enumerate(CELLS.items())
-        for number, store in enumerate(AXES["store"])
-    ],
-)
+@each_once(("cell", "store"), CELLS, STORES, lstm=pytest.mark.lowest)
 def test_second_order(cell, store):
     case = problem(cell, size=5, batch=(2,), inputs=2, hidden=3)
     options = {
@@ -250,7 +253,7 @@ def test_second_order(cell, store):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_forward_over_reverse_and_forward_mode(cell):
     case = problem(cell, size=5)
     args = case.params, case.state, case.xs
@@ -272,7 +275,7 @@ def test_forward_over_reverse_and_forward_mode(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_garbage_in_masked_inputs_changes_nothing(cell):
     case, mask = problem(cell, SIZE), steps(0.6, SIZE, seed=7)
     clean = value_and_grads(jaxrnn.unroll, cell, case, mask=mask, chunk=3)
@@ -289,7 +292,7 @@ def test_garbage_in_masked_inputs_changes_nothing(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_no_steps_and_no_inputs(cell):
     """T = 0 and a mask that is nowhere True give back the state, and its gradient alone."""
     for size, options in ((0, {}), (3, {"mask": steps(0.0, 3)})):
@@ -307,7 +310,7 @@ def test_no_steps_and_no_inputs(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_a_reset_equals_two_calls(cell):
     case, cut = problem(cell, SIZE), 4
     reset = jnp.zeros((SIZE, 3), bool).at[cut].set(True)
@@ -322,7 +325,7 @@ def test_a_reset_equals_two_calls(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_two_calls_with_the_state_carried_equal_one(cell):
     case, cut = problem(cell, SIZE), 4
 
@@ -339,7 +342,7 @@ def test_two_calls_with_the_state_carried_equal_one(cell):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_truncation(cell, reverse):
     case = problem(cell, SIZE)
     whole = value_and_grads(jaxrnn.unroll, cell, case, reverse=reverse)
@@ -366,7 +369,7 @@ def test_truncation(cell, reverse):
         )
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_reverse_is_the_flipped_run(cell):
     case = problem(cell, SIZE, dtype=jnp.float32)
     mask, reset = steps(0.7, SIZE, seed=8), steps(0.3, SIZE, seed=9)
@@ -380,7 +383,7 @@ def test_reverse_is_the_flipped_run(cell):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_vmap_and_one_trace(cell):
     """An ensemble of parameters; `grad` of `vmap` and `vmap` of `grad`; no second trace."""
     case = problem(cell, SIZE, batch=())
@@ -410,7 +413,7 @@ def test_the_same_activation_is_the_same_cell():
     assert jaxrnn.make_elman((softsign, softsign_slope)) is ACTIVATIONS["pair"]
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_step_is_the_step_that_unroll_scans(cell):
     case = problem(cell, SIZE, dtype=jnp.float32)
     state, hs = case.state, []
@@ -422,7 +425,7 @@ def test_step_is_the_step_that_unroll_scans(cell):
 
 
 @pytest.mark.usefixtures("as_users_see_it")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_no_state_is_the_initial_state(cell):
     case = problem(cell, SIZE, dtype=jnp.float32)
     zeros = cell.initial_state(case.params, (3,))
@@ -434,7 +437,7 @@ def test_no_state_is_the_initial_state(cell):
     )
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@LSTM_LOWEST
 def test_bfloat16(cell):
     """Gradients have their primal's dtype; products accumulate in float32."""
     case = problem(cell, SIZE, dtype=jnp.bfloat16)
@@ -448,6 +451,7 @@ def test_bfloat16(cell):
         chex.assert_trees_all_close(got, expected, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.lowest
 def test_bfloat16_sums_in_float32():
     """Σ of 4096 ones is 4096; in bfloat16, where 256 + 1 = 256, it would be 256."""
     cell = jaxrnn.make_elman("identity")
@@ -487,28 +491,46 @@ RESETTING = jax.jit(
 )
 
 
+@functools.cache
+def step_by_step(b):
+    """The states of sequence b, from the first one on, `[T + 1, H]`: of `jaxrnn.step` alone."""
+    step = jax.jit(functools.partial(jaxrnn.step, jaxrnn.gru))
+    state = jax.tree.map(lambda s: s[b], MIXED.state)
+    states = [np.asarray(state.h)]
+    for t in range(SIZE):
+        state, h = step(MIXED.params, state, MIXED.xs[t, b])
+        chex.assert_trees_all_equal(h, state.h)
+        states.append(np.asarray(h))
+    return np.stack(states)
+
+
 @given(st.lists(st.integers(0, SIZE), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=50)
 def test_ragged_sequences_do_not_know_of_each_other(lengths):
-    last, hs = RAGGED(jnp.asarray(lengths))
+    last, hs = jax.device_get(RAGGED(np.asarray(lengths)))
     for b, length in enumerate(lengths):
-        state = jax.tree.map(lambda s, b=b: s[b], MIXED.state)
-        for t in range(length):
-            state, h = jaxrnn.step(jaxrnn.gru, MIXED.params, state, MIXED.xs[t, b])
-            chex.assert_trees_all_close(hs[t, b], h, rtol=1e-5, atol=1e-6)
+        alone = step_by_step(b)
+        np.testing.assert_allclose(
+            hs[:length, b], alone[1 : length + 1], rtol=1e-5, atol=1e-6
+        )
         assert not hs[length:, b].any()
-        chex.assert_trees_all_close(last.h[b], state.h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(last.h[b], alone[length], rtol=1e-5, atol=1e-6)
+
+
+@functools.cache
+def steps_from_the_start():
+    """The outputs `[T, B, H]` if every step were the first one."""
+    return jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, None, x)[1])(
+        MIXED.xs
+    )
 
 
 @given(st.lists(st.booleans(), min_size=3 * SIZE, max_size=3 * SIZE))
 @settings(deadline=None, max_examples=50)
 def test_after_a_reset_nothing_is_remembered(bits):
-    reset = jnp.asarray(bits).reshape(SIZE, 3)
-    hs = RESETTING(reset)
-    anew = jax.vmap(lambda x: jaxrnn.step(jaxrnn.gru, MIXED.params, None, x)[1])(
-        MIXED.xs
-    )
-    chex.assert_trees_all_close(hs[reset], anew[reset], rtol=1e-5, atol=1e-6)
+    reset = np.asarray(bits).reshape(SIZE, 3)
+    hs, anew = jax.device_get((RESETTING(reset), steps_from_the_start()))
+    np.testing.assert_allclose(hs[reset], anew[reset], rtol=1e-5, atol=1e-6)
 
 
 @given(
@@ -555,6 +577,7 @@ def test_lengths_to_mask():
         ("gru", "gamma", "states", 3),
     ],
 )
+@pytest.mark.lowest
 def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
     """Against autodiff by a number added to every state, in a plain loop over the steps."""
     cell = CELLS[name]

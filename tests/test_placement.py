@@ -26,6 +26,8 @@ OPTIONS = {
         "gamma": factors(SIZE, dtype=np.float32),  # of NumPy: closed over, on no mesh
     },
 }
+pytestmark = pytest.mark.lowest
+
 each_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 each_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 

@@ -16,6 +16,8 @@ import jaxrnn
 from tests.cases import CELLS, problem
 from tests.test_placement import BATCH, OPTIONS, SIZE, assert_close, one_device
 
+pytestmark = pytest.mark.lowest
+
 ROOT = Path(jaxrnn.__file__).parents[1]
 RANKS = 0, 1
 TIMEOUT = (

@@ -16,7 +16,7 @@ import pytest
 from jax.extend import core
 
 import jaxrnn
-from tests.cases import CELLS
+from tests.cases import CELLS, each_once
 
 STORES = ("states", "residuals", "boundaries")
 GATES = {"elman": 1, "lstm": 4, "gru": 3}
@@ -313,6 +313,10 @@ GRID = (
 )
 
 
+SHAPES = {str(shape): shape for shape in GRID}
+LONG = {name: shape for name, shape in SHAPES.items() if shape[0] >= 128}
+
+
 def gradient_bytes(name, shape, outputs):
     """The temporaries of the gradient of Σ hs² by parameters and inputs."""
     size, batch, inputs, hidden = shape
@@ -373,8 +377,7 @@ def test_the_textbook_s_step_is_the_cell_s(name):
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [s for s in GRID if s[0] >= 128], ids=str)
-@pytest.mark.parametrize("name", FLAX)
+@each_once(("name", "shape"), {name: name for name in FLAX}, LONG)
 def test_default_memory_is_a_third_of_flax(name, shape):
     size, batch, _, hidden = shape
     unit = 4 * size * batch * hidden
@@ -382,8 +385,7 @@ def test_default_memory_is_a_third_of_flax(name, shape):
     assert ours <= 0.35 * FLAX[name] * unit
 
 
-@pytest.mark.parametrize("shape", GRID, ids=str)
-@each_cell
+@each_once(("name", "shape"), {name: name for name in CELLS}, SHAPES)
 def test_boundaries_take_less_than_checkpointed_steps(name, shape):
     ours = gradient_bytes(name, shape, with_store("boundaries"))
     assert ours < gradient_bytes(name, shape, checkpointed_steps)

@@ -10,6 +10,8 @@ import jaxrnn
 from jaxrnn import train
 from tests.cases import copied, once, problem
 
+pytestmark = pytest.mark.lowest
+
 CELL = jaxrnn.lstm
 CASE = problem(CELL, 6, dtype=jnp.float32)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2))

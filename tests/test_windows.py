@@ -96,6 +96,7 @@ def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
     ],
     ids=str,
 )
+@pytest.mark.lowest
 def test_checkpoints_change_nothing(name, levels):
     cell = CELLS[name]
     case = problem(cell, SIZE)
@@ -211,6 +212,7 @@ def test_no_sequences_and_no_steps(form):
 
 
 @every_form
+@pytest.mark.lowest
 def test_inside_shard_map(form):
     case = problem(jaxrnn.gru, SIZE, (4,), dtype=jnp.float32)
     fn = form(make_loss(jaxrnn.gru))
@@ -230,6 +232,7 @@ def test_inside_shard_map(form):
 
 
 @every_form
+@pytest.mark.lowest
 def test_parameters_that_vary_over_a_mesh(form):
     """An ensemble: each device has its own."""
     case = problem(jaxrnn.gru, SIZE, (4,), dtype=jnp.float32)

@@ -49,7 +49,11 @@ ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
 
 
 class ElmanParams(NamedTuple):
-    """`w_ih [I, H]`, `w_hh [H, H]`, `b [H]`, of one floating dtype."""
+    """`w_ih [I, H]`, `w_hh [H, H]`, `b [H]`, of one floating dtype.
+
+    A transposed `w_hh` has the same shape, so it cannot be detected: the matrices of
+    PyTorch must be transposed.
+    """
 
     w_ih: Array
     w_hh: Array
