@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(READY)
 
-train: $(READY)  ## the main job: a language model of Shakespeare, in about five minutes
+train: $(READY)  ## the main job: a language model of Shakespeare, in about six minutes
 	$(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
 # The tests compile thousands of small programs once and run them once, so whatever XLA:CPU and LLVM do
