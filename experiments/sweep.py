@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(trials: Sequence[grid.Trial]) -> None:
-    """Raises if there is no such cell or memory for any trial, before the first runs."""
+    """Raises, before the first trial runs, if a cell is unknown or memory is short."""
     from experiments.training import memory
 
     for trial in trials:

@@ -29,7 +29,8 @@ ALL_CELLS = CELLS | ACTIVATIONS
 
 
 def each_cell(lstm=(), others=()):
-    """Parametrizes a test by the cell, with marks for the LSTM's case and for the others'."""
+    """Parametrizes a test by the cell, with marks for the LSTM's case and for the
+    others'."""
     return pytest.mark.parametrize(
         "cell",
         [
@@ -47,7 +48,8 @@ LSTM_FIRST = each_cell(others=pytest.mark.slow)
 
 
 def each_once(names, first, second, lstm=()):
-    """Parametrizes a test by pairs: each value of either once, behind `slow` all other pairs.
+    """Parametrizes a test by pairs: each value of either once, behind `slow` all other
+    pairs.
 
     Args:
       names: the two arguments of the test.
@@ -74,7 +76,8 @@ def each_once(names, first, second, lstm=()):
 
 
 class Problem(NamedTuple):
-    """Parameters, initial state, inputs, and the weights of a loss on every output and state."""
+    """Parameters, initial state, inputs, and the weights of a loss on every output and
+    state."""
 
     params: Any
     state: Any
@@ -84,7 +87,8 @@ class Problem(NamedTuple):
 
 
 def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> Problem:
-    """A random one. Weights are orthogonal, so the gradient is alive at every lag; no bias is 0."""
+    """A random one. Weights are orthogonal, so the gradient is alive at every lag; no
+    bias is 0."""
     draws = np.random.default_rng(0)
 
     def normal(shape, scale=1.0):  # of NumPy, which compiles nothing for a new shape
@@ -113,7 +117,8 @@ def steps(probability, size=7, batch=(3,), seed=0):
 
 
 def factors(size=7, batch=(), seed=0, dtype=np.float64):
-    """Random γ `[T, *B]` between ½ and 1½; NumPy's, for cases that are made before x64 is on."""
+    """Random γ `[T, *B]` between ½ and 1½; NumPy's, for cases that are made before x64
+    is on."""
     return np.random.default_rng(seed).uniform(0.5, 1.5, (size, *batch)).astype(dtype)
 
 
@@ -129,7 +134,8 @@ def loss(unroll, cell, problem, params, state, xs, **options):
 
 
 def value_and_grads(unroll, cell, problem, **options):
-    """Of `loss`, with respect to params, state and xs; compiled once per set of static options."""
+    """Of `loss`, with respect to params, state and xs; compiled once per set of static
+    options."""
     options = {k: v for k, v in options.items() if v is not None and v is not False}
     arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
     static = tuple((k, v) for k, v in options.items() if k not in arrays)
@@ -155,7 +161,8 @@ def unroll_by_hand(
     reset_state=None,
     reverse=False,
 ):
-    """Every sequence on its own, in a Python loop, its masked steps left out; batch `(B,)`."""
+    """Every sequence on its own, in a Python loop, its masked steps left out; batch
+    `(B,)`."""
     size, batch = xs.shape[:2]
     mask = np.ones((size, batch), bool) if mask is None else np.asarray(mask)
     reset = np.zeros((size, batch), bool) if reset is None else np.asarray(reset)

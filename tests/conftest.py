@@ -1,4 +1,5 @@
-"""What every test runs under: jaxtyping and beartype on all annotated functions of the library."""
+"""What every test runs under: jaxtyping and beartype on all annotated functions of the
+library."""
 
 import jax
 import jaxtyping
@@ -9,7 +10,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 
 def pytest_configure(config):
-    # jaxtyping's own pytest hook, put here so that plain `pytest` and an editor use it too.
+    # jaxtyping's own pytest hook, put here so that plain `pytest` and an editor use it
+    # too.
     packages = ["jaxrnn", "experiments"]
     config.stash[HOOK] = jaxtyping.install_import_hook(packages, "beartype.beartype")
 

@@ -1,4 +1,5 @@
-"""Prints the lowest versions that pyproject.toml allows the library, as constraints for pip."""
+"""Prints the lowest versions that pyproject.toml allows the library, as constraints
+for pip."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The gradient of `unroll`: against autodiff, plain loops, dense Jacobians, and identities."""
+"""The gradient of `unroll`: against autodiff, plain loops, dense Jacobians, and
+identities."""
 
 import functools
 import itertools
@@ -32,9 +33,10 @@ from tests.cases import (
     value_and_grads,
 )
 
-# Products are summed in another order than the oracle's: a few hundred roundings of float64.
+# Products are summed in another order than the oracle's: a few hundred roundings of
+# float64.
 RTOL, ATOL = 1e-10, 1e-12
-SIZE = 11  # prime: every chunk but 1 and T leaves a tail, the default of "boundaries", 3, too
+SIZE = 11  # prime: every chunk but 1 and T leaves a tail, and so does the default
 
 AXES = {
     "store": ("states", "residuals", "boundaries"),
@@ -51,7 +53,8 @@ PAIRS = [tuple(case) for case in AllPairs(list(AXES.values()))]
 
 
 def cases():
-    """Each pair of options with the LSTM and, cells counted as an option, with the others."""
+    """Each pair of options with the LSTM and, cells counted as an option, with the
+    others."""
     others = AllPairs([["elman", "gru"], *AXES.values()])
     chosen = [("lstm", *case) for case in PAIRS] + [tuple(case) for case in others]
     yield from (pytest.param(*case, marks=marks_of(case)) for case in chosen)
@@ -128,7 +131,8 @@ def test_masks_and_resets_equal_plain_loops(cell, reverse):
 )
 @LSTM_FIRST
 def test_chunks_without_a_step_are_skipped(cell, store, gamma, truncate):
-    """The first chunk, one in the middle and the last two, the tail among them, with NaN inside."""
+    """The first chunk, one in the middle and the last two, the tail among them, with
+    NaN inside."""
     case = problem(cell, 15)
     live = (
         steps(0.8, 15, seed=1)
@@ -294,7 +298,8 @@ def test_garbage_in_masked_inputs_changes_nothing(cell):
 @pytest.mark.usefixtures("x64")
 @LSTM_LOWEST
 def test_no_steps_and_no_inputs(cell):
-    """T = 0 and a mask that is nowhere True give back the state, and its gradient alone."""
+    """T = 0 and a mask that is nowhere True give back the state, and its gradient
+    alone."""
     for size, options in ((0, {}), (3, {"mask": steps(0.0, 3)})):
         case = problem(cell, size)
         last, hs = jaxrnn.unroll(cell, case.params, case.state, case.xs, **options)
@@ -352,7 +357,8 @@ def test_truncation(cell, reverse):
             whole,
         )
 
-    # dR̂/dx for a loss at the last step of the run alone: zero across the cut, alive within it.
+    # dR̂/dx for a loss at the last step of the run alone: zero across the cut, alive
+    # within it.
     end, window = (0, slice(None, 1)) if reverse else (SIZE - 1, slice(SIZE - 1, None))
     late = case._replace(
         on_hs=jnp.zeros_like(case.on_hs).at[end].set(case.on_hs[end]),
@@ -385,7 +391,8 @@ def test_reverse_is_the_flipped_run(cell):
 @pytest.mark.usefixtures("x64")
 @LSTM_LOWEST
 def test_vmap_and_one_trace(cell):
-    """An ensemble of parameters; `grad` of `vmap` and `vmap` of `grad`; no second trace."""
+    """An ensemble of parameters; `grad` of `vmap` and `vmap` of `grad`; no second
+    trace."""
     case = problem(cell, SIZE, batch=())
     ensemble = jax.tree.map(lambda p: jnp.stack([p, 0.9 * p, p + 0.1]), case.params)
 
@@ -470,7 +477,8 @@ def test_bfloat16_sums_in_float32():
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 997, 1000])
 @pytest.mark.parametrize("batch", [(), (1,), (64,), (0,), (600,)])
 def test_default_chunks_fit(size, batch):
-    """Any T and B run by default, also with rows for many chunks, for one, and for none."""
+    """Any T and B run by default, also with rows for many chunks, for one, and for
+    none."""
     params = jaxrnn.elman.init(jax.random.key(0), 1, 2)
     xs = jnp.ones((size, *batch, 1))
     for store in AXES["store"]:
@@ -493,7 +501,8 @@ RESETTING = jax.jit(
 
 @functools.cache
 def step_by_step(b):
-    """The states of sequence b, from the first one on, `[T + 1, H]`: of `jaxrnn.step` alone."""
+    """The states of sequence b, from the first one on, `[T + 1, H]`: of `jaxrnn.step`
+    alone."""
     step = jax.jit(functools.partial(jaxrnn.step, jaxrnn.gru))
     state = jax.tree.map(lambda s: s[b], MIXED.state)
     states = [np.asarray(state.h)]
@@ -579,7 +588,8 @@ def test_lengths_to_mask():
 )
 @pytest.mark.lowest
 def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
-    """Against autodiff by a number added to every state, in a plain loop over the steps."""
+    """Against autodiff by a number added to every state, in a plain loop over the
+    steps."""
     cell = CELLS[name]
     case = problem(cell, SIZE)
     options = {

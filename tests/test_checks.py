@@ -33,12 +33,14 @@ WRONG = {
     "parameters in a dict": (
         {"params": CASE.params._asdict()},
         TypeError,
-        r"LSTMParams, .* got a dict. Restored from a file as a dict\? LSTMParams\(\*\*params\)",
+        r"LSTMParams, .* got a dict. Restored from a file as a dict\? "
+        r"LSTMParams\(\*\*params\)",
     ),
     "parameters that do not fit": (
         {"params": CASE.params._replace(w_ih=GRU.params.w_ih), "state": None},
         ValueError,
-        r"`w_ih` must have shape \(4, 20\) for 4 gate\(s\) of H = 5 units, but got \(4, 15\)",
+        r"`w_ih` must have shape \(4, 20\) for 4 gate\(s\) of H = 5 "
+        r"units, but got \(4, 15\)",
     ),
     "a scalar for a matrix": (
         {"params": CASE.params._replace(w_hh=jnp.ones(())), "state": None},
@@ -74,7 +76,8 @@ WRONG = {
     "another input size": (
         {"xs": CASE.xs[..., :3]},
         ValueError,
-        r"input size I = 4 of `w_ih` \(4, 20\), but they have 3 features. Make the parameters with",
+        r"input size I = 4 of `w_ih` \(4, 20\), but they have 3 "
+        r"features. Make the parameters with",
     ),
     "a state that is none": (
         {"state": CASE.state.h},
@@ -84,22 +87,26 @@ WRONG = {
     "another batch": (
         {"state": jaxrnn.lstm.initial_state(CASE.params, (2,))},
         ValueError,
-        r"`state.h` must have shape \(3, 5\), as `cell.initial_state` makes it.* but got \(2, 5\)",
+        r"`state.h` must have shape \(3, 5\), as `cell.initial_state` "
+        r"makes it.* but got \(2, 5\)",
     ),
     "a state of another dtype": (
         {"state": CASE.state._replace(c=CASE.state.c.astype(jnp.bfloat16))},
         TypeError,
-        r"`state.c` must have dtype float32, as `cell.initial_state` .* but got bfloat16. Cast it",
+        r"`state.c` must have dtype float32, as `cell.initial_state` "
+        r".* but got bfloat16. Cast it",
     ),
     "batch first": (
         {"mask": jnp.ones((3, 7), bool)},
         ValueError,
-        r"`mask` must have shape \(T, \*B\) = \(7, 3\), but got \(3, 7\). Time comes first: tran",
+        r"`mask` must have shape \(T, \*B\) = \(7, 3\), but got \(3, "
+        r"7\). Time comes first: tran",
     ),
     "a mask without a batch": (
         {"mask": jnp.ones(7, bool)},
         ValueError,
-        r"but got \(7,\). Broadcast it to the steps of `xs`: jnp.broadcast_to\(mask, \(7, 3\)\)",
+        r"but got \(7,\). Broadcast it to the steps of `xs`: "
+        r"jnp.broadcast_to\(mask, \(7, 3\)\)",
     ),
     "a mask of numbers": (
         {"mask": jnp.ones((7, 3))},
@@ -114,7 +121,8 @@ WRONG = {
     "a gamma without time": (
         {"gamma": jnp.ones(3)},
         ValueError,
-        r"`gamma` must have shape \(T,\) or \(T, \*B\), \(7,\) or \(7, 3\), but got \(3,\). One",
+        r"`gamma` must have shape \(T,\) or \(T, \*B\), \(7,\) or "
+        r"\(7, 3\), but got \(3,\). One",
     ),
     "a gamma of bools": (
         {"gamma": jnp.ones(7, bool)},
@@ -188,7 +196,8 @@ def test_sizes_of_zero(cell, sizes):
 
 
 def test_numpy_parameters_are_welcome():
-    """In float64 too, where JAX has no float64: they are then float32, as every array of numpy."""
+    """In float64 too, where JAX has no float64: they are then float32, as every array
+    of numpy."""
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), CASE.params)
     chex.assert_trees_all_equal(call(params=params), call())
 

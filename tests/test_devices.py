@@ -366,9 +366,11 @@ def test_no_step_hangs(number):
 
         def soak(steps):
             step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), optimizer)
-            params = cell.init(jax.random.key(0), 3, 64)  # 4 units do not hang in one
-            thread learner = train.init_learner(params, optimizer) state =
-            cell.initial_state(params, (8,)) for _ in range(steps):
+            # 4 units do not hang in one thread.
+            params = cell.init(jax.random.key(0), 3, 64)
+            learner = train.init_learner(params, optimizer)
+            state = cell.initial_state(params, (8,))
+            for _ in range(steps):
                 learner, state, metrics = step(learner, state, xs)
             assert len(metrics.loss.sharding.device_set) == 2
             losses.append(float(metrics.loss))

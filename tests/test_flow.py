@@ -1,4 +1,5 @@
-"""The gradient on its way back: against the lecture's products, dense Jacobians, and identities."""
+"""The gradient on its way back: against the lecture's products, dense Jacobians, and
+identities."""
 
 import math
 
@@ -117,7 +118,8 @@ def test_contributions_of_all_lags_are_the_gradient(cell):
 
 @pytest.mark.usefixtures("x64")
 def test_a_contraction_of_nine_tenths():
-    """A linear network with 0.9 Q, Q orthogonal: every exponent is ln 0.9, at every lag."""
+    """A linear network with 0.9 Q, Q orthogonal: every exponent is ln 0.9, at every
+    lag."""
     case = problem(LINEAR, 40, ())
     params = case.params._replace(w_hh=0.9 * jnp.linalg.qr(case.params.w_hh)[0])
     arguments = LINEAR, params, case.state, case.xs
@@ -137,7 +139,8 @@ def test_a_contraction_of_nine_tenths():
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
 def test_exponents_add_up_to_the_volume(cell):
-    """Σ_k exponent k = mean over t of log |det J[t]|: for any T, however the directions turn."""
+    """Σ_k exponent k = mean over t of log |det J[t]|: for any T, however the
+    directions turn."""
     case = one_sequence(cell)
     spectrum = flow.lyapunov_spectrum(cell, *case[:3])
     volumes = [np.linalg.slogdet(j)[1] for j in dense_jacobians(cell, case)]
@@ -208,7 +211,8 @@ def test_bfloat16_is_only_the_parameters_rounding():
 
 
 def test_leading_exponents_where_others_are_not_there():
-    """Units of a relu network are off now and then; the first exponent and its slope are finite."""
+    """Units of a relu network are off now and then; the first exponent and its slope
+    are finite."""
     cell = jaxrnn.make_elman("relu")
     params = cell.init(jax.random.key(0), 2, 6)
     xs = jax.random.normal(jax.random.key(1), (40, 2))
@@ -306,7 +310,7 @@ def test_wrong_arguments(call, words):
 
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
-def test_the_regulariser_against_dense_jacobians(cell):
+def test_the_regularizer_against_dense_jacobians(cell):
     case = one_sequence(cell)
     omega = flow.vanishing_regularizer(last_output, cell, *case[:3])
     _, adjoints = jaxrnn.adjoints(last_output, cell, *case[:3])
@@ -320,7 +324,7 @@ def test_the_regulariser_against_dense_jacobians(cell):
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_regulariser_s_gradient_is_the_immediate_one():
+def test_the_regularizer_s_gradient_is_the_immediate_one():
     """By W_hh in J[t] = diag(1 - h²) W_hhᵀ alone, states and adjoints held fixed."""
     cell = jaxrnn.elman
     case = problem(cell, 6)
@@ -340,7 +344,7 @@ def test_the_regulariser_s_gradient_is_the_immediate_one():
     chex.assert_trees_all_close(grads, expected, rtol=1e-10, atol=1e-13)
 
 
-def test_a_regulariser_without_errors():
+def test_a_regularizer_without_errors():
     """Sequences that the loss does not look at, and a matrix of zeros, cost no NaN."""
     case = problem(jaxrnn.elman, dtype=jnp.float32)
     params = case.params._replace(w_hh=jnp.zeros((5, 5)))

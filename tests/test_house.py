@@ -1,7 +1,8 @@
-"""The house: which module stands on which, what it may import, and that its doors are labelled.
+"""The house: which module stands on which, what it may import, and that its doors are
+labelled.
 
-The sources are parsed, not imported: an import in a function counts as well, and a docstring that
-`NamedTuple` makes up does not.
+The sources are parsed, not imported: an import in a function counts as well, and a
+docstring that `NamedTuple` makes up does not.
 """
 
 import ast
@@ -16,8 +17,8 @@ import jaxrnn
 
 ROOT = Path(jaxrnn.__file__).parents[1]
 
-# A module imports only from strictly lower floors, so modules of one floor do not know each other.
-# A new module must be placed here.
+# A module imports only from strictly lower floors, so modules of one floor do not know
+# each other. A new module must be placed here.
 FLOORS = {
     "jaxrnn.arguments": 0,
     "jaxrnn.cells.base": 0,  # what a cell is
@@ -52,7 +53,8 @@ FLOORS = {
     "jaxrnn.flow": 7,
     "jaxrnn": 8,  # the public names
 }
-# The same for the experiments: what is shared below, tasks in the middle, commands on top.
+# The same for the experiments: what is shared below, tasks in the middle, commands on
+# top.
 FLOORS_OF_EXPERIMENTS = {
     "experiments": 0,
     "experiments.analysis": 0,
@@ -133,7 +135,8 @@ def modules_of(tree):
 LIBRARY = modules_of("jaxrnn")
 # Each module that has to have a floor, with its tree.
 HELD = {name: tree for tree in TREES for name in modules_of(tree)}
-# Everything in Python in the repository, but for hidden folders and what is made by programs.
+# Everything in Python in the repository, but for hidden folders and what is made by
+# programs.
 EVERYTHING = [
     path
     for top in sorted(ROOT.iterdir())
@@ -172,7 +175,8 @@ def modules_imported(path, tree="jaxrnn"):
 
 
 def public(module):
-    """The functions and classes at the top of a module whose names have no leading underscore."""
+    """The functions and classes at the top of a module whose names have no leading
+    underscore."""
     for node in parsed(LIBRARY[module]).body:
         if isinstance(
             node, ast.FunctionDef | ast.ClassDef
@@ -220,7 +224,8 @@ def test_chex_is_for_tests_alone():
     "path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_no_private_jax_and_no_postponed_annotations(path):
-    """`jax._src` may change any day; postponed annotations are strings, which nothing checks."""
+    """`jax._src` may change any day; postponed annotations are strings, which nothing
+    checks."""
     names = set(imports(path))
     assert not any("_src" in name.split(".") for name in names)
     assert not any(
@@ -263,7 +268,7 @@ def test_public_functions_are_annotated(module):
 
 
 def has_bare_arrays(node):
-    """Whether an annotation in it says `Array` with no shape, as in `Float[Array, "T B"]`."""
+    """Whether an annotation has an `Array` without a shape."""
     shaped = [
         child
         for n in ast.walk(node)
@@ -279,8 +284,8 @@ def has_bare_arrays(node):
 
 @pytest.mark.parametrize("module", sorted(set(LIBRARY) - SHAPELESS))
 def test_arrays_have_shapes(module):
-    """Each array of a public function, and each field of a public class, says its shape: in its
-    annotation, or else in the docstring, in brackets."""
+    """Each array of a public function, and each field of a public class, says its
+    shape: in its annotation, or else in the docstring, in brackets."""
     silent = []
     for node in public(module):
         if isinstance(node, ast.FunctionDef):
@@ -299,7 +304,8 @@ def test_arrays_have_shapes(module):
 
 
 def test_the_public_names():
-    """`__all__` is sorted, and is all that `__init__` imports: nothing else is defined there."""
+    """`__all__` is sorted, and is all that `__init__` imports: nothing else is defined
+    there."""
     imported = [name.rpartition(".")[2] for name in imports(LIBRARY["jaxrnn"])]
     assert jaxrnn.__all__ == sorted(imported)
     assert len(set(imported)) == len(imported)
@@ -324,7 +330,8 @@ def test_the_reader_of_sources_reads():
     "name", [n for n in jaxrnn.__all__ if isinstance(getattr(jaxrnn, n), jaxrnn.Cell)]
 )
 def test_every_cell_is_documented_where_it_is_made(name):
-    """A value has no `__doc__` of its own: a string below it, which editors show, with shapes."""
+    """A value has no `__doc__` of its own: a string below it, which editors show, with
+    shapes."""
     body = parsed(LIBRARY[f"jaxrnn.cells.{name}"]).body
     (at,) = [
         i

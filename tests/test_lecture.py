@@ -2,49 +2,54 @@
 
 *The network.* The basic RNN reads x[1] … x[T] and has a memory h, the hidden state:
 
-    z[t] = W₁ x[t] + Wₘ h[t-1],     h[t] = f(z[t]),     y[t] = f(W₂ h[t]),     h[0] given
+    z[t] = W₁ x[t] + Wₘ h[t-1],    h[t] = f(z[t]),    y[t] = f(W₂ h[t]),    h[0] given
 
 Here W₁ is `w_ih`, Wₘ is `w_hh`, W₂ is a `dense` layer, and no bias is used.
 
-*The loss* is any R̂ = L(y[1:T], v[1:T]) of outputs and labels. Some labels may be empty, as in
-many-to-one, where only v[T] is there; some inputs may be, as in one-to-many, where x[1] alone is
-there, and the later inputs are zero, or the network's own last output. Either way R̂ depends on
-the weights through the outputs, all of them:
+*The loss* is any R̂ = L(y[1:T], v[1:T]) of outputs and labels. Some labels may be
+empty, as in many-to-one, where only v[T] is there; some inputs may be, as in
+one-to-many, where x[1] alone is there, and the later inputs are zero, or the network's
+own last output. Either way R̂ depends on the weights through the outputs, all of them:
 
-    dR̂/dWₘ = Σ_t ∂R̂/∂y[t] · ∂y[t]/∂Wₘ              an empty label adds nothing to the sum
+    dR̂/dWₘ = Σ_t ∂R̂/∂y[t] · ∂y[t]/∂Wₘ          an empty label adds nothing to the sum
 
-*One output.* Let everything be a scalar. Then ∂y[t]/∂wₘ = w₂ ḟ(w₂ h[t]) ∂h[t]/∂wₘ, and the state
-knows wₘ in two ways, directly and by the state before it, which knows it too:
+*One output.* Let everything be a scalar. Then ∂y[t]/∂wₘ = w₂ ḟ(w₂ h[t]) ∂h[t]/∂wₘ, and
+the state knows wₘ in two ways, directly and by the state before it, which knows it too:
 
-    ∂h[i]/∂wₘ = ḟ(z[i]) (h[i-1] + wₘ ∂h[i-1]/∂wₘ),     ∂h[0]/∂wₘ = 0                          (1)
+    ∂h[i]/∂wₘ = ḟ(z[i]) (h[i-1] + wₘ ∂h[i-1]/∂wₘ),     ∂h[0]/∂wₘ = 0                 (1)
 
-The recursion down from t meets all that the recursion down from t-1 needs: once is enough. Written
-out, every step i back in time leaves one term:
+The recursion down from t meets all that the recursion down from t-1 needs: once is
+enough. Written out, every step i back in time leaves one term:
 
-    ∂y[t]/∂wₘ = Σ_{i=1…t}  w₂ ḟ(w₂ h[t]) · wₘ^{i-1} Π_{j=0…i-1} ḟ(z[t-j]) · h[t-i]             (2)
+    ∂y[t]/∂wₘ = Σ_{i=1…t}  w₂ ḟ(w₂ h[t]) · wₘ^{i-1} Π_{j=0…i-1} ḟ(z[t-j]) · h[t-i]   (2)
 
 and a state i steps back reaches the output with the factor
 
-    ∂y[t]/∂h[t-i] = w₂ ḟ(w₂ h[t]) · wₘ^i Π_{j=0…i-1} ḟ(z[t-j])                                (3)
+    ∂y[t]/∂h[t-i] = w₂ ḟ(w₂ h[t]) · wₘ^i Π_{j=0…i-1} ḟ(z[t-j])                       (3)
 
-(in (2) the last of the i factors wₘ has given way to h[t-i]: there it is wₘ that varies).
+(in (2) the last of the i factors wₘ has given way to h[t-i]: there it is wₘ that
+varies).
 
-*Backwards.* (1) runs forwards, and for every weight anew. Read from the other end, the same sum
-needs one recursion for all weights and all labels. Let λ[t] = dR̂/dh[t], by all ways there are:
+*Backwards.* (1) runs forwards, and for every weight anew. Read from the other end, the
+same sum needs one recursion for all weights and all labels. Let λ[t] = dR̂/dh[t], by
+all ways there are:
 
     λ[t] = w₂ ḟ(w₂ h[t]) ∂R̂/∂y[t] + wₘ ḟ(z[t+1]) λ[t+1],     λ[T+1] = 0
-    dR̂/dwₘ = Σ_t λ[t] ḟ(z[t]) h[t-1]                                                          (4)
+    dR̂/dwₘ = Σ_t λ[t] ḟ(z[t]) h[t-1]                                                 (4)
 
-Unrolled, λ[s] collects from every output t ≥ s the factor (3) with i = t - s, and ḟ(z[s]) h[s-1]
-makes it the term of (2) with i = t - s + 1. (2) sums over s for each t, (4) over t for each s.
+Unrolled, λ[s] collects from every output t ≥ s the factor (3) with i = t - s, and
+ḟ(z[s]) h[s-1] makes it the term of (2) with i = t - s + 1. (2) sums over s for each t,
+(4) over t for each s.
 
-*Vanishing and exploding.* (3) has i factors wₘ ḟ. With all |wₘ ḟ| ≤ ρ < 1 their product is ≤ ρ^i:
-the old states leave no trace in the gradient, however large it may be by the recent ones. If all
-are ≥ ρ > 1 it explodes. The logistic function has ḟ ≤ ¼, tanh has ḟ ≤ 1.
+*Vanishing and exploding.* (3) has i factors wₘ ḟ. With all |wₘ ḟ| ≤ ρ < 1 their product
+is ≤ ρ^i: the old states leave no trace in the gradient, however large it may be by the
+recent ones. If all are ≥ ρ > 1 it explodes. The logistic function has ḟ ≤ ¼, tanh has ḟ
+≤ 1.
 
-*Three remedies.* tanh, whose slope is 1 where it matters. Truncated BPTT: do without the old terms
-of (2), and update often by the recent ones. And gates, the thorough one: the LSTM's memory
-c[t] = f c[t-1] + i g passes the gradient on by f alone, which the network can hold near 1.
+*Three remedies.* tanh, whose slope is 1 where it matters. Truncated BPTT: do without
+the old terms of (2), and update often by the recent ones. And gates, the thorough one:
+the LSTM's memory c[t] = f c[t-1] + i g passes the gradient on by f alone, which the
+network can hold near 1.
 """
 
 import itertools
@@ -97,7 +102,8 @@ LABELS = np.array([0.3, -0.8, 0.1, 0.9, 0.4, -0.2, 0.6])
 
 
 def forward(name, w, xs, fed_back=False):
-    """z, h and y, each a list in which [t] is the lecture's [t]; fed back: x[t] = y[t-1], t > 1."""
+    """z, h and y, each a list in which [t] is the lecture's [t]; fed back: x[t] =
+    y[t-1], t > 1."""
     f, _ = ACTIVATIONS[name]
     zs, hs, ys = [None], [w.h_0], [None]
     for t in range(1, len(xs) + 1):
@@ -109,7 +115,7 @@ def forward(name, w, xs, fed_back=False):
 
 
 def by_recursion(name, w, xs, fed_back=False):
-    """∂y[t]/∂wₘ for t = 1 … T by (1); where the input is y[t-1], it knows wₘ as well."""
+    """∂y[t]/∂wₘ for t = 1 … T by (1); an input y[t-1] depends on wₘ as well."""
     _, df = ACTIVATIONS[name]
     zs, hs, _ = forward(name, w, xs, fed_back)
     dh, dys = 0.0, []
@@ -187,7 +193,8 @@ def outputs(name, w, xs, **options):
 
 
 def outputs_fed_back(name, w, xs):
-    """y [T] where x[1] = xs[0] and x[t] = y[t-1]: step by step, as nothing else can be."""
+    """y [T] where x[1] = xs[0] and x[t] = y[t-1]: step by step, as nothing else can
+    be."""
     params, output, state = network(w)
 
     def over_step(carry, _):
@@ -212,7 +219,8 @@ def assert_close(got, expected, rtol=RTOL):
 
 @each_activation
 def test_the_gradient_of_every_output(name):
-    """∂y[t]/∂wₘ for all t: the recursion, the expanded sum, differences and the library agree."""
+    """∂y[t]/∂wₘ for all t: the recursion, the expanded sum, differences and the
+    library agree."""
     w = Scalars()
     ys, got = jax.jit(lambda w: (outputs(name, w, jnp.asarray(XS)), jacobian(name, w)))(
         w
@@ -257,7 +265,8 @@ KINDS = {
 @pytest.mark.parametrize("name", ["tanh", "logistic"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_labels(kind, name):
-    """Of any subset of the labels, the gradient is the sum of theirs; of none, exactly zero."""
+    """Of any subset of the labels, the gradient is the sum of theirs; of none, exactly
+    zero."""
     xs, fed_back, possible = KINDS[kind]
     run = outputs_fed_back if fed_back else outputs
     w = Scalars()
@@ -279,8 +288,9 @@ def test_empty_labels(kind, name):
         )  # what stands for an empty label is no number
         loss, grad = loss_and_grad(w, jnp.asarray(empty), jnp.asarray(mask))
         assert_close(loss, np.sum(errors[mask] ** 2 + 1))
-        # Operation by operation: within one program, and `a * mask` of jnp is one, XLA:CPU makes a
-        # selection of a product with bools, which hides that NaN · 0 is NaN.
+        # Operation by operation: within one program, and `a * mask` of jnp is one,
+        # XLA:CPU makes a selection of a product with bools, which hides that NaN · 0 is
+        # NaN.
         with jax.disable_jit():
             alone = masked_sum(
                 error, jnp.asarray(ys), jnp.asarray(empty), jnp.asarray(mask)
@@ -325,7 +335,8 @@ def over_lags(name, w_m):
     ("name", "w_m", "slope"), [("logistic", 2.0, 0.25), ("tanh", 0.9, 1.0)]
 )
 def test_the_gradient_vanishes(name, w_m, slope):
-    """Below (wₘ max ḟ)^i, strictly, since no z stays where the slope is greatest; but never 0."""
+    """Below (wₘ max ḟ)^i, strictly, since no z stays where the slope is greatest; but
+    never 0."""
     for i, got in over_lags(name, w_m).items():
         assert 0 < got < (w_m * slope) ** i
 
@@ -338,7 +349,8 @@ def test_the_gradient_explodes():
 
 @each_activation
 def test_truncation_leaves_the_recent_terms(name):
-    """The second remedy: of y[T], with windows of k steps dividing T, the first k terms of (2)."""
+    """The second remedy: of y[T], with windows of k steps dividing T, the first k
+    terms of (2)."""
     xs, w = XS[:6], Scalars()
     for k in (1, 2, 3, 6):
         got = jax.jit(
@@ -348,7 +360,8 @@ def test_truncation_leaves_the_recent_terms(name):
 
 
 def test_a_gate_keeps_the_gradient():
-    """The third remedy: with no way round by h, ∂c[T]/∂c[0] is the product of the forget gates."""
+    """The third remedy: with no way round by h, ∂c[T]/∂c[0] is the product of the
+    forget gates."""
     size, forget = 100, 5.0
     params = jaxrnn.LSTMParams(
         w_ih=jnp.array([[0.3, 0.5, -0.7, 0.2]]),  # i f g o

@@ -1,4 +1,5 @@
-"""Two processes that share the batch: each gets the gradients that one device gets alone."""
+"""Two processes that share the batch: each gets the gradients that one device gets
+alone."""
 
 import os
 import pickle
@@ -49,12 +50,13 @@ def start(port, rank, folder):
 
 
 def run_both(problems, folder):
-    """The gradients in each process. When one fails or is late, both end, and say what they did."""
+    """The gradients in each process. When one fails or is late, both end, and say what
+    they did."""
     (folder / "problems").write_bytes(pickle.dumps(problems))
     processes = []
     with socket.socket() as held:
-        # Bound for as long as they run, so that no other program is given this port; gRPC sets the
-        # same option, so the coordinator can listen on it all the same.
+        # Bound for as long as they run, so that no other program is given this port;
+        # gRPC sets the same option, so the coordinator can listen on it all the same.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
         deadline = time.monotonic() + TIMEOUT
@@ -79,7 +81,8 @@ def run_both(problems, folder):
 
 
 def part(grads, rank):
-    """What one process has of them: all of the parameters', its half of the batch of the others."""
+    """What one process has of them: all of the parameters', its half of the batch of
+    the others."""
     params, state, xs = grads
     half = BATCH[0] // 2
     rows = slice(rank * half, (rank + 1) * half)

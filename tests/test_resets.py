@@ -74,7 +74,8 @@ def test_equals_plain_loops(cell, reverse):
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
 def test_one_call_equals_any_split_into_calls(cell):
-    """With the state carried from call to call: at a reset, at a masked step, anywhere."""
+    """With the state carried from call to call: at a reset, at a masked step,
+    anywhere."""
     case = problem(cell, SIZE, BATCH)
 
     def split(*edges):
@@ -205,7 +206,7 @@ def test_training_in_windows_with_resets_equals_a_loop_of_steps():
 
 @pytest.mark.usefixtures("x64")
 def test_adaptive_truncation_ends_at_a_reset():
-    """What came before the last reset contributes nothing; what came after, all of it."""
+    """What came before the last reset contributes nothing; the rest contributes all."""
     cell, at = jaxrnn.lstm, 5
     case = problem(cell, SIZE, ())
     reset = jnp.arange(SIZE) == at
@@ -246,7 +247,7 @@ def test_equals_flax_in_a_scan_that_zeroes_the_carry_at_done():
 
 
 def flax_params(params):
-    """The same weights as Flax holds them: a dense layer for each gate and direction."""
+    """The same weights as in Flax: a dense layer for each gate and direction."""
     tree = {"hn": {"bias": params.b_hn}}
     inputs, recurrent, biases = (
         jnp.split(packed, 3, axis=-1) for packed in (params.w_ih, params.w_hh, params.b)

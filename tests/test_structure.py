@@ -1,7 +1,8 @@
-"""What the program looks like: one product inside each loop, no weights carried, bounded memory.
+"""What the program looks like: one product inside each loop, no weights carried,
+bounded memory.
 
-These hold the library to what makes it worth having. Nothing is timed: the jaxpr is read, and the
-bytes are those that XLA plans for.
+These hold the library to what makes it worth having. Nothing is timed: the jaxpr is
+read, and the bytes are those that XLA plans for.
 """
 
 import re
@@ -21,7 +22,8 @@ from tests.cases import CELLS, each_once
 STORES = ("states", "residuals", "boundaries")
 GATES = {"elman": 1, "lstm": 4, "gru": 3}
 
-# Every axis is told by its number, also times the gates: no shape below is another's by chance.
+# Every axis is told by its number, also times the gates: no shape below is another's by
+# chance.
 INPUTS, HIDDEN, BATCH, CHUNK, SIZE = 3, 5, 7, 11, 33
 
 each_store = pytest.mark.parametrize("store", STORES)
@@ -86,7 +88,8 @@ def carried(scan):
 
 
 def traced(name, store, differentiate, unroll=jaxrnn.unroll):
-    """The jaxpr of a loss of every output and of the last state, or of its gradient by all."""
+    """The jaxpr of a loss of every output and of the last state, or of its gradient by
+    all."""
     cell = CELLS[name]
     params, state, xs = arguments(cell, INPUTS, HIDDEN, BATCH, SIZE)
 
@@ -116,8 +119,8 @@ def test_the_loop_over_steps_holds_one_product(name, store):
 @each_store
 @each_cell
 def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
-    """Its carry is the adjoint and the sum for the initial state, `[B, H]` each, and so is what it
-    leaves per step: the adjoints."""
+    """Its carry is the adjoint and the sum for the initial state, `[B, H]` each, and so
+    is what it leaves per step: the adjoints."""
     (back,) = (s for s in step_loops(traced(name, store, True)) if s.params["reverse"])
     assert set(carried(back)) == {(BATCH, HIDDEN)}
     assert {v.aval.shape for v in back.outvars} == {
@@ -125,7 +128,8 @@ def test_the_reverse_loop_over_steps_carries_no_weight(name, store):
         (CHUNK, BATCH, HIDDEN),
     }
 
-    # The measure is fit to find one: JAX's own transpose of a scan does carry the weights' sums.
+    # The measure is fit to find one: JAX's own transpose of a scan does carry the
+    # weights' sums.
     autodiff = scans(traced(name, store, True, jaxrnn.unroll_autodiff))
     (back,) = (s for s in autodiff if s.params["reverse"])
     assert (HIDDEN, GATES[name] * HIDDEN) in carried(back)
@@ -152,8 +156,8 @@ def test_the_program_does_not_grow_with_the_sequence(name, store):
 
 @each_cell
 def test_a_chunk_without_a_step_holds_no_product(name):
-    """`lax.cond` around a chunk, forward and back, where there is a mask and nothing else can move
-    the state."""
+    """`lax.cond` around a chunk, forward and back, where there is a mask and nothing
+    else can move the state."""
 
     def conds(**options):
         cell = CELLS[name]
@@ -182,8 +186,9 @@ def test_a_chunk_without_a_step_holds_no_product(name):
 def test_matrices_are_stored_as_the_loops_multiply_fastest(
     hidden, batch, forward, back
 ):
-    """Which axis of the stored matrix the products in the loops over steps contract, in the
-    program that XLA makes: it folds the transpose in the loop's body into the product."""
+    """Which axis of the stored matrix the products in the loops over steps contract, in
+    the program that XLA makes: it folds the transpose in the loop's body into the
+    product."""
     params, state, xs = arguments(jaxrnn.elman, INPUTS, hidden, batch, SIZE)
 
     def loss(params, state, xs):
@@ -212,8 +217,9 @@ def test_the_gradient_with_large_matrices():
 
 @each_cell
 def test_the_gates_are_recomputed_only_where_asked(name):
-    """Products of a chunk's backward pass outside the loops over steps: dW_ih, dW_hh and dx; with
-    "boundaries" the drive once more, with "states" the drive and h W_hh, for all steps at once."""
+    """Products of a chunk's backward pass outside the loops over steps: dW_ih, dW_hh
+    and dx; with "boundaries" the drive once more, with "states" the drive and h W_hh,
+    for all steps at once."""
     expected = {"residuals": 3, "boundaries": 4, "states": 5}
     for store in STORES:
         jaxpr = traced(name, store, differentiate=True)
@@ -222,18 +228,19 @@ def test_the_gates_are_recomputed_only_where_asked(name):
         assert count(body(back), "dot_general") - inside == expected[store]
 
 
-# Memory. In units of B·H floats, the gradient of a function of the last state by the parameters
-# needs per step of the sequence, whatever the chunk:
+# Memory. In units of B·H floats, the gradient of a function of the last state by the
+# parameters needs per step of the sequence, whatever the chunk:
 #
 #   states       the state: 1 (elman, gru: h) or 2 (lstm: h and c)
-#   residuals    the state and what `step` leaves: elman nothing, gru r z n q_n, lstm i f g o
+#   residuals    the state and `step`'s: elman nothing, gru r z n q_n, lstm i f g o
 #   boundaries   s / K for a state of s units and chunks of K steps
 #
-# and a working set that belongs to one chunk. Neither xs nor hs counts: xs is an argument, and hs,
-# of which the loss takes nothing, is not written. The LSTM's working set, per step of a chunk: the
-# drive 4, the gates 4, `LSTMLin` 6, the adjoints 2, δ and κ 5, the states and those before them 4,
-# g 1: 26. Plain autodiff has no chunk and keeps, for every t, at least what enters a product with
-# λ: 4 gates, the slopes of 4 gates and of tanh c, tanh c itself, and h and c: 12.
+# and a working set that belongs to one chunk. Neither xs nor hs counts: xs is an
+# argument, and hs, of which the loss takes nothing, is not written. The LSTM's working
+# set, per step of a chunk: the drive 4, the gates 4, `LSTMLin` 6, the adjoints 2, δ and
+# κ 5, the states and those before them 4, g 1: 26. Plain autodiff has no chunk and
+# keeps, for every t, at least what enters a product with λ: 4 gates, the slopes of 4
+# gates and of tanh c, tanh c itself, and h and c: 12.
 STATE = {"elman": 1, "lstm": 2, "gru": 1}
 RESIDUALS = {"elman": 0, "lstm": 4, "gru": 4}
 WORKING_SET_LSTM = 26
@@ -269,12 +276,13 @@ def planned(name, size, store, unroll=jaxrnn.unroll, chunk=None):
     ],
 )
 def test_memory_grows_by_what_is_stored(name, store):
-    """Twice the steps: what is stored for each of the 256 more, and no more; the working set is
-    that of a chunk, of 128 steps here, whatever T."""
+    """Twice the steps: what is stored for each of the 256 more, and no more; the
+    working set is that of a chunk, of 128 steps here, whatever T."""
     per_step = STATE[name] + (RESIDUALS[name] if store == "residuals" else 0)
     twice, once = (planned(name, size, store, chunk=128) for size in (512, 256))
     growth = (twice - once) / 256
-    # And no less than the states, without which there is no gradient: the measure measures.
+    # And no less than the states, without which there is no gradient: the measure
+    # measures.
     assert STATE[name] <= growth <= per_step + SLACK
 
 
@@ -282,13 +290,14 @@ def test_memory_of_the_stores():
     size, chunk = 256, 16  # √T, the default of "boundaries"
     by = {store: planned("lstm", size, store, chunk=chunk) for store in STORES}
     assert by["boundaries"] < by["states"] < by["residuals"]
-    # "boundaries" with K = √T: 4 times the steps is 2 times the memory, and 4 times were it linear.
+    # "boundaries" with K = √T: 4 times the steps is 2 times the memory, and 4 times
+    # were it linear.
     assert planned("lstm", 4 * size, "boundaries") < 3 * by["boundaries"]
 
 
 def test_memory_against_autodiff():
-    """With chunks of K = 32: 2 T + 26 K for "states", 2 T/K + 26 K for "boundaries", and 12 T at
-    the least for autodiff."""
+    """With chunks of K = 32: 2 T + 26 K for "states", 2 T/K + 26 K for "boundaries",
+    and 12 T at the least for autodiff."""
     size, chunk = 1024, 32
     working_set = WORKING_SET_LSTM * chunk
     states = planned("lstm", size, "states", chunk=chunk)
@@ -393,8 +402,9 @@ def test_boundaries_take_less_than_checkpointed_steps(name, shape):
 
 @each_cell
 def test_one_trace_per_shape(name):
-    """Training goes on in the program of its first step: the state and the parameters that come
-    out are of the very type of those that went in. A new shape is a new trace."""
+    """Training goes on in the program of its first step: the state and the parameters
+    that come out are of the very type of those that went in. A new shape is a new
+    trace."""
     chex.clear_trace_counter()  # chex counts by source text, so over the cells too
     cell = CELLS[name]
 
@@ -414,7 +424,8 @@ def test_one_trace_per_shape(name):
 
 
 def test_a_cell_made_inside_is_no_new_cell():
-    """`make_elman` gives the same Cell each time: as a static argument, a key that `jit` finds."""
+    """`make_elman` gives the same Cell each time: as a static argument, a key that
+    `jit` finds."""
     chex.clear_trace_counter()
 
     def loss(cell, params, xs):
@@ -429,7 +440,7 @@ def test_a_cell_made_inside_is_no_new_cell():
         run(jaxrnn.make_elman("relu"), params, jnp.ones((4, 2)))
 
 
-def test_importing_initialises_no_backend():
+def test_importing_initializes_no_backend():
     """Or virtual devices and `jax.distributed.initialize` would stop working."""
     program = """
 import jaxrnn, jaxrnn.layers, jaxrnn.losses, jaxrnn.train, jaxrnn.windows
@@ -448,7 +459,8 @@ assert len(jax.devices()) == 2, jax.devices()
 
 
 def windowed_bytes(size, windows=None, outputs=1, **options):
-    """The temporaries of an LSTM's checkpointed gradient: H = I = 64, B = 1, a loss per step."""
+    """The temporaries of an LSTM's checkpointed gradient: H = I = 64, B = 1, a loss
+    per step."""
 
     def loss_fn(params, state, xs):
         params, readout = params
@@ -470,12 +482,14 @@ def windowed_bytes(size, windows=None, outputs=1, **options):
 @pytest.mark.parametrize("size", [10**6, 10**6 + 3])
 @pytest.mark.parametrize("store", [None, "residuals"])
 def test_a_million_steps_take_eight_mebibytes(size, store):
-    """Beyond the inputs, which are not copied: 10⁶ + 3 is prime, and leaves a shorter window."""
+    """Beyond the inputs, which are not copied: 10⁶ + 3 is prime, and leaves a shorter
+    window."""
     assert windowed_bytes(size, store=store) < 8 * 2**20
 
 
 def test_checkpoints_take_the_root_of_the_length():
-    """4 times the steps take 2 times the memory; with two levels, 8 times the steps do."""
+    """4 times the steps take 2 times the memory; with two levels, 8 times the steps
+    do."""
     one = windowed_bytes(2**14, (2**7,))
     assert windowed_bytes(2**16, (2**8,)) < 2.5 * one
     two = windowed_bytes(2**15, (2**10, 2**5))
@@ -487,7 +501,8 @@ def test_checkpoints_take_the_root_of_the_length():
 
 
 def test_outputs_never_stand_there_for_all_steps():
-    """12,288 steps more, of 1000 logits each, would be 49 MB; 192 windows' states are 98 kB."""
+    """12,288 steps more, of 1000 logits each, would be 49 MB; 192 windows' states are
+    98 kB."""
     few, many = (windowed_bytes(size, (64,), outputs=1000) for size in (4096, 16384))
     states = (16384 - 4096) // 64 * STATE["lstm"] * 64 * 4
     assert few < many < few + 2 * states

@@ -1,4 +1,5 @@
-"""Whatever JAX does to a function, it can do to `unroll`, and the answer is the oracle's."""
+"""Whatever JAX does to a function, it can do to `unroll`, and the answer is the
+oracle's."""
 
 import chex
 import jax
@@ -31,7 +32,8 @@ def both(cell, case, transform):
 
 
 def grad_of_a_scan(of):
-    """The loss at the end of three steps of gradient descent, each with its own inner gradient."""
+    """The loss at the end of three steps of gradient descent, each with its own inner
+    gradient."""
 
     def outer(params, state, xs):
         def over_step(params, _):
@@ -45,7 +47,8 @@ def grad_of_a_scan(of):
 
 
 def in_a_while_loop(of):
-    """Gradient descent until the loss is small: a loop of unknown length around the gradient."""
+    """Gradient descent until the loss is small: a loop of unknown length around the
+    gradient."""
 
     def descend(params, state, xs):
         def go_on(carry):
@@ -107,7 +110,8 @@ def test_transformed(cell, name):
 
 @each_cell
 def test_exported_with_symbolic_sizes_for_every_platform(cell):
-    """One artefact for CPU, GPU and TPU, any T and B, that can be differentiated when reloaded."""
+    """One artefact for CPU, GPU and TPU, any T and B, that can be differentiated when
+    reloaded."""
     case = small(cell, jnp.float32)
 
     def of(params, xs, mask, gamma):
@@ -150,7 +154,8 @@ def test_a_chunk_of_symbolic_sizes_is_refused():
 @pytest.mark.parametrize("store", ["states", "residuals", "boundaries"])
 @each_cell
 def test_mixed_precision(cell, store):
-    """Products in bfloat16, all else in float32; the gradient is float32's but for rounding."""
+    """Products in bfloat16, all else in float32; the gradient is float32's but for
+    rounding."""
     case = problem(cell, 30, (8,), inputs=16, hidden=32, dtype=jnp.float32)
     options = {"store": store, "chunk": 7}
     value, exact = value_and_grads(jaxrnn.unroll, cell, case, **options)
@@ -161,8 +166,8 @@ def test_mixed_precision(cell, store):
     assert value.dtype == got_value.dtype == jnp.float32
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         a, b = np.ravel(a), np.ravel(b)
-        # bfloat16 rounds to 2⁻⁹ = 0.2 % of each factor; the errors of a sum add up as a random
-        # walk, and 30 steps carry them on.
+        # bfloat16 rounds to 2⁻⁹ = 0.2 % of each factor; the errors of a sum add up as a
+        # random walk, and 30 steps carry them on.
         assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(b)
         assert a @ b > 0.999 * np.linalg.norm(a) * np.linalg.norm(b)
     assert any(

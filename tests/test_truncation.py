@@ -1,4 +1,5 @@
-"""Truncation: drawn, against the exact gradient in the mean; measured, where the bias is known."""
+"""Truncation: drawn, against the exact gradient in the mean; measured, where the bias
+is known."""
 
 import math
 
@@ -18,7 +19,8 @@ each_kind = pytest.mark.parametrize("exponent", KINDS.values(), ids=KINDS)
 
 @each_kind
 def test_windows_have_the_mean_length(exponent):
-    """Between cuts lie K steps in the mean; where there is none, γ makes up for its chance."""
+    """Between cuts lie K steps in the mean; where there is none, γ makes up for its
+    chance."""
     mean, size = 5.0, 200_000
     gamma = np.asarray(
         jaxrnn.randomized_truncation(jax.random.key(0), size, mean, exponent=exponent)
@@ -76,7 +78,8 @@ def test_sequences_without_a_way_back(size):
     ids=["elman, constant", "elman, growing", "lstm, growing", "gru, constant"],
 )
 def test_the_mean_over_draws_is_the_exact_gradient(cell, exponent):
-    """z-scores of 20,000 draws; TBPTT with windows of the same mean length is off by a tenth."""
+    """z-scores of 20,000 draws; TBPTT with windows of the same mean length is off by a
+    tenth."""
     size, window, draws = 12, 4, 20_000
     case = problem(cell, size, (), inputs=2, hidden=3)
 
@@ -140,7 +143,8 @@ LINEAR = jaxrnn.make_elman("identity")
 
 
 def linear(w, steps):
-    """h[t] = w h[t-1] + 1 - w from h = 1 stays there: all contributions are w^i times the first."""
+    """h[t] = w h[t-1] + 1 - w from h = 1 stays there: all contributions are w^i times
+    the first."""
     params = jaxrnn.ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), w), jnp.zeros(1))
     return params, jaxrnn.ElmanState(jnp.ones(1)), jnp.full((steps, 1), 1 - w)
 
@@ -163,7 +167,8 @@ def test_the_window_for_a_known_bias(w, bias):
 
 @pytest.mark.usefixtures("x64")
 def test_lags_are_counted_as_in_flow():
-    """Lag 0 is the last step, in `contributions` as in the terms of `flow.lag_gradients`."""
+    """Lag 0 is the last step, in `contributions` as in the terms of
+    `flow.lag_gradients`."""
     case = problem(jaxrnn.lstm, 6, ())
 
     def loss_fn(params, state, xs):
@@ -183,7 +188,8 @@ def test_lags_are_counted_as_in_flow():
 @pytest.mark.usefixtures("x64")
 @LSTM_FIRST
 def test_the_bias_is_bounded(cell):
-    """Against the true bias of the last step's loss, sent back over K steps and over all."""
+    """Against the true bias of the last step's loss, sent back over K steps and over
+    all."""
     case, size, bias = problem(cell, 60, (4,)), 60, 0.05
     params = case.params._replace(w_hh=0.6 * case.params.w_hh)
     got = jaxrnn.adaptive_truncation(summed(cell), bias)(params, case.state, case.xs)
@@ -217,7 +223,7 @@ def test_without_decay_no_window_is_known():
 
 
 def test_gamma_is_not_rounded_to_bfloat16():
-    """200 · 1.003 = 200.6, of which 201 is the nearest; but the nearest to 1.003 is 1."""
+    """200 · 1.003 = 200.6, which rounds to 201; but 1.003 alone rounds to 1."""
     params, state, xs = jax.tree.map(lambda a: a.astype(jnp.bfloat16), linear(1.0, 1))
     for unroll in (jaxrnn.unroll, jaxrnn.unroll_autodiff):
 

@@ -1,4 +1,5 @@
-"""Windowed scans: truncated BPTT against dense sums, checkpointed BPTT against the plain one."""
+"""Windowed scans: truncated BPTT against dense sums, checkpointed BPTT against the
+plain one."""
 
 import chex
 import jax
@@ -52,7 +53,8 @@ def test_equals_truncation_inside_unroll(cell, window):
     [(1, 1), (1, 4), (3, 3), (3, 4), (3, 6), (3, 8), (2, 5), (3, 99)],
 )
 def test_the_newest_losses_go_back_over_the_last_steps(window, backprop, size):
-    """Σ_w Σ_{t in w} Σ_{a_w ≤ r ≤ t} g[t] J[t] … J[r+1] M[r], with J and M as matrices."""
+    """Σ_w Σ_{t in w} Σ_{a_w ≤ r ≤ t} g[t] J[t] … J[r+1] M[r], with J and M as
+    matrices."""
     window = min(window, size)
     cell = jaxrnn.elman
     case = problem(cell, size, ())
@@ -128,7 +130,8 @@ every_form = pytest.mark.parametrize("form", EVERY_FORM.values(), ids=EVERY_FORM
 
 @pytest.mark.usefixtures("x64")
 def test_the_state_continues_the_next_call():
-    """Two calls over the parts of a sequence, cut at a window's edge, are one over the whole."""
+    """Two calls over the parts of a sequence, cut at a window's edge, are one over the
+    whole."""
     cell = jaxrnn.lstm
     case, cut = problem(cell, SIZE), 4
     batch = (case.xs, case.on_hs)

@@ -1,4 +1,5 @@
-"""One of the two processes of `test_processes.py`: the gradients of its half of the batch.
+"""One of the two processes of `test_processes.py`: the gradients of its half of the
+batch.
 
 python -m tests.two_processes_worker PORT RANK PROBLEMS GRADIENTS
 """
@@ -15,11 +16,13 @@ from jax.sharding import PartitionSpec as P
 import jaxrnn
 from tests.cases import CELLS, loss
 
-# Enough for the other interpreter to import JAX on a machine that is busy with other tests.
+# Enough for the other interpreter to import JAX on a machine that is busy with other
+# tests.
 START_SECONDS = 120
 
 TIME_BATCH = P(None, "data")
-# Of params, state, xs; then of the loss's weights on hs and on the last state; then of the options.
+# Of params, state, xs; then of the loss's weights on hs and on the last state; then of
+# the options.
 SPECS = P(), P("data"), TIME_BATCH, TIME_BATCH, P("data"), TIME_BATCH
 
 
@@ -60,7 +63,8 @@ def under_shard_map(*given):
 
 
 def on_mesh(cell, case, arrays, static):
-    """The arrays, each process having its part of the batch; the gradient; and how it is split."""
+    """The arrays, each process having its part of the batch; the gradient; and how it
+    is split."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     shardings = [NamedSharding(mesh, spec) for spec in SPECS]
     args = [

@@ -1,4 +1,4 @@
-"""Checkpoints along a run: orbax writes them atomically, a manifest beside each proves it.
+"""Checkpoints along a run: orbax writes them, a manifest beside each proves them.
 
 `checkpoints/STEP` and `checkpoints/STEP.json` in the run's folder. Orbax does not
 notice a flipped bit, trips over a file that is cut, and restores an array in another
@@ -21,7 +21,7 @@ FOLDER = "checkpoints"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another network than is asked for."""
+    """A checkpoint that is missing, damaged, or of another network."""
 
 
 def manifest_file(run: Path, step: int) -> Path:
@@ -33,7 +33,8 @@ def save(run: Path, step: int, tree: Any, config: dict[str, Any] | None = None) 
     """Writes a tree of arrays into the run's folder, over an earlier one of this step.
 
     The old manifest goes first and the new one comes last: a run that is killed in
-    between leaves a folder without one, never one that is wrong. `config` is kept there.
+    between leaves a folder without one, never one that is wrong. `config` is kept
+    there.
     """
     run = run.resolve()
     manifest_file(run, step).unlink(missing_ok=True)
@@ -97,8 +98,8 @@ def restore(run: Path, like: Any, step: int | None = None) -> Any:
     _check_arrays(path, manifest.get("arrays"), _arrays(like))
     if _digest_of_files(path) != manifest.get("files"):
         raise CheckpointError(
-            f"the checkpoint {path} is damaged or incomplete: the SHA-256 of its files is "
-            f"not that of {manifest_file(run, step).name}."
+            f"the checkpoint {path} is damaged or incomplete: the SHA-256 of its files "
+            f"is not that of {manifest_file(run, step).name}."
         )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -128,19 +129,19 @@ def _manifest(run: Path, step: int) -> dict[str, Any]:
 
 
 def _check_arrays(path: Path, saved: Any, asked: dict[str, str]) -> None:
-    """Raises if the checkpoint's arrays have other names, shapes or dtypes than asked."""
+    """Raises if the arrays have other names, shapes or dtypes than asked."""
     if saved == asked:
         return
     saved = saved if isinstance(saved, dict) else {}
     differences = [
-        f"`{name}` is {saved.get(name, 'missing')} there and {asked.get(name, 'unknown')} "
-        "here"
+        f"`{name}` is {saved.get(name, 'missing')} there "
+        f"and {asked.get(name, 'unknown')} here"
         for name in {**asked, **saved}
         if saved.get(name) != asked.get(name)
     ]
     raise CheckpointError(
-        f"the checkpoint {path} was written with other shapes or dtypes than the config "
-        f"asks for: {', '.join(differences[:4])}."
+        f"the checkpoint {path} was written with other shapes or dtypes than the "
+        f"config asks for: {', '.join(differences[:4])}."
     )
 
 

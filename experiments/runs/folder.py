@@ -1,4 +1,4 @@
-"""A run's folder: its config and versions, metrics as JSON lines, results, or its failure."""
+"""A run's folder: its config, versions, metrics, and its results or its failure."""
 
 import importlib.metadata
 import json

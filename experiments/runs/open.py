@@ -1,4 +1,4 @@
-"""Opens a run's folder: its config, its network, its parameters along the way, its task."""
+"""Opens a run's folder: its config, network, parameters and task."""
 
 import json
 import sys
@@ -91,7 +91,8 @@ def open_asked(
     A run that did not end well is opened with a note.
 
     Raises:
-      ConfigError, CheckpointError: as `open_run`; if there is no finished run in `root`.
+      ConfigError, CheckpointError: as `open_run`; if there is no finished run in
+        `root`.
     """
     needs = cls.artifacts[0] if cls is not None and cls.artifacts else ""
     opened = open_run(folder.latest(root, needs) if run is None else run, cls)
@@ -99,8 +100,8 @@ def open_asked(
     if reason:
         step = checkpoint.last_step(opened.folder)
         print(
-            f"note: {opened.folder} did not end well ({reason}). Its last checkpoint is "
-            f"the one after step {step}.",
+            f"note: {opened.folder} did not end well ({reason}). Its last checkpoint "
+            f"is the one after step {step}.",
             file=sys.stderr,
         )
     return opened

@@ -18,8 +18,8 @@ from experiments.config.schema import (
 )
 
 VOCABULARY = "vocabulary.json"
-# The rows in which the held-out text is read, and the characters of a window: enough for
-# efficient products, few enough that the rows' cold starts do not count.
+# The rows in which the held-out text is read, and the characters of a window: enough
+# for efficient products, few enough that the rows' cold starts do not count.
 HELD_OUT_ROWS, HELD_OUT_WINDOW = 32, 256
 # The stretches that the microscope looks at, and the characters of each.
 PROBED, PROBED_STEPS = 32, 256

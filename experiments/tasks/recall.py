@@ -34,7 +34,7 @@ def draw_episodes(
 
 
 class Recall(Scored, frozen=True, kw_only=True, tag_field="task", tag="recall"):
-    """Every episode is a sequence of its own, and its loss reaches back to its start."""
+    """Every episode is a sequence of its own; its loss reaches back to its start."""
 
     lag: Positive
     """Steps from the symbol to the question."""

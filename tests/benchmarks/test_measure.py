@@ -1,4 +1,5 @@
-"""The harness' own logic, without peers: order, medians, means, ratios, resuming, flops."""
+"""The harness' own logic, without peers: order, medians, means, ratios, resuming,
+flops."""
 
 import json
 import math
@@ -73,8 +74,9 @@ def test_a_cap_in_seconds_leaves_at_least_five_rounds(seconds, rounds):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_flops_count_every_product_once(cell):
-    """Forward, each weight takes one multiplication and one sum per step and sequence; so
-    does each going back, for its gradient and for that of its input, if it has one."""
+    """Forward, each weight takes one multiplication and one sum per step and sequence;
+    so does each going back, for its gradient and for that of its input, if it has one.
+    """
     one = problem.make(cell, problem.Shape(7, 3, 4, 5))
     w_ih, w_hh = one.params.w_ih.size, one.params.w_hh.size
     count = {kind: problem.flops(one, kind) / (2 * 7 * 3) for kind in KINDS}
@@ -235,7 +237,7 @@ def test_a_contestant_that_computes_something_else_is_not_timed():
 
 
 def test_what_rounding_costs_is_measured():
-    """A contestant in bfloat16 is not compared, but its gradient's error is recorded."""
+    """A contestant in bfloat16 is not compared; its gradient's error is recorded."""
     one = problem.make("elman", problem.Shape(3, 2, 2, 4))
     names = ("jaxrnn", "jaxrnn-bfloat16")
     makers = {name: ours.CONTESTANTS[name] for name in names}

@@ -1,7 +1,8 @@
-"""The cells' outputs and last states against onnxruntime's RNN, LSTM and GRU, in float32.
+"""The cells' outputs and last states against onnxruntime's RNN, LSTM and GRU, in
+float32.
 
-A third party's equations: nothing here can share a mistake with our cells but the translation
-of the weights, and that is written out below, from ONNX's operator texts.
+A third party's equations: nothing here can share a mistake with our cells but the
+translation of the weights, and that is written out below, from ONNX's operator texts.
 """
 
 import functools
@@ -104,7 +105,8 @@ def session(cell, direction):
 
 
 def weights(params, order):
-    """W `[1, G, I]`, R `[1, G, H]`, B `[1, 2G]`: rows for columns, ONNX's order of the gates."""
+    """W `[1, G, I]`, R `[1, G, H]`, B `[1, 2G]`: rows for columns, ONNX's order of the
+    gates."""
 
     def gates(a):
         blocks = np.split(np.asarray(a), len(order), axis=-1)
