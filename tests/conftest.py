@@ -1,6 +1,8 @@
 """What every test runs under: jaxtyping and beartype on all annotated functions of the
 library."""
 
+import itertools
+
 import jax
 import jaxtyping
 import pytest
@@ -17,6 +19,16 @@ def pytest_configure(config):
 
 
 HOOK = pytest.StashKey[object]()
+
+# Tests after which a process forgets its compiled programs. Each program maps memory,
+# and Linux lets a process have 65,530 maps: after some 1,200 tests XLA crashed.
+FORGET_AFTER = 400
+COUNT = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    if next(COUNT) % FORGET_AFTER == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
