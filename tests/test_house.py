@@ -106,8 +106,34 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.truncation_bias": 10,
     "experiments.sweep": 11,  # runs them
 }
-# A tree is held by the tests of floors as soon as it has an entry here.
-TREES = {"jaxrnn": FLOORS, "experiments": FLOORS_OF_EXPERIMENTS}
+FLOORS_OF_BENCHMARKS = {
+    "benchmarks": 0,
+    "benchmarks.measure": 0,
+    "benchmarks.peers.layout": 0,
+    "benchmarks.problem": 0,
+    "benchmarks.profile": 0,
+    "benchmarks.results": 0,
+    "benchmarks.command": 1,
+    "benchmarks.contest": 1,  # what a contestant is
+    "benchmarks.tables": 1,
+    "benchmarks.peers.native": 2,  # the contestants
+    "benchmarks.peers.ours": 2,
+    "benchmarks.peers.scans": 2,
+    "benchmarks.peers.libraries": 3,
+    "benchmarks.peers": 4,  # the list of them
+    "benchmarks.peers.trainers": 4,
+    "benchmarks.end_to_end": 5,  # the commands
+    "benchmarks.profile.operations": 5,
+    "benchmarks.profile.products": 5,
+    "benchmarks.report": 5,
+    "benchmarks.run": 5,
+    "benchmarks.long": 6,  # runs the contest on other shapes
+}
+TREES = {
+    "jaxrnn": FLOORS,
+    "experiments": FLOORS_OF_EXPERIMENTS,
+    "benchmarks": FLOORS_OF_BENCHMARKS,
+}
 # Beyond the floors: an engine takes any cell, so it imports none.
 CELLS = {f"jaxrnn.cells{name}" for name in ("", ".elman", ".gru", ".lstm")}
 KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.initializers"}
