@@ -144,10 +144,10 @@ def value_and_grads(unroll, cell, problem, **options):
 
 @functools.cache
 def _compiled(unroll, cell, static):
-    def of(params, state, xs, problem, arrays):
+    def loss_of(params, state, xs, problem, arrays):
         return loss(unroll, cell, problem, params, state, xs, **dict(static), **arrays)
 
-    return jax.jit(jax.value_and_grad(of, (0, 1, 2)))
+    return jax.jit(jax.value_and_grad(loss_of, (0, 1, 2)))
 
 
 def unroll_by_hand(

@@ -219,13 +219,15 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
     case = problem(cell, SIZE)
 
     def by(unroll):
-        def of(gamma):
+        def loss_of(gamma):
             grads = jax.grad(
                 lambda p: loss(unroll, cell, case, p, *case[1:3], gamma=gamma)
             )
             return sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(grads(case.params)))
 
-        return jax.jit(jax.value_and_grad(of))(jnp.asarray(factors(SIZE)).at[4].set(0))
+        return jax.jit(jax.value_and_grad(loss_of))(
+            jnp.asarray(factors(SIZE)).at[4].set(0)
+        )
 
     assert_close(by(jaxrnn.unroll), by(jaxrnn.unroll_autodiff))
 
@@ -240,7 +242,7 @@ def test_second_order(cell, store):
     }
 
     @jax.jit
-    def of(params, state, xs):
+    def loss_of(params, state, xs):
         return loss(
             jaxrnn.unroll,
             cell,
@@ -253,7 +255,7 @@ def test_second_order(cell, store):
             **options,
         )
 
-    check_grads(of, (case.params, case.state, case.xs), order=2, modes=["rev"])
+    check_grads(loss_of, (case.params, case.state, case.xs), order=2, modes=["rev"])
 
 
 @pytest.mark.usefixtures("x64")
@@ -396,19 +398,21 @@ def test_vmap_and_one_trace(cell):
     case = problem(cell, SIZE, batch=())
     ensemble = jax.tree.map(lambda p: jnp.stack([p, 0.9 * p, p + 0.1]), case.params)
 
-    def of(params, state, xs):
+    def loss_of(params, state, xs):
         return loss(jaxrnn.unroll, cell, case, params, state, xs)
 
-    chex.clear_trace_counter()  # it counts by name, and every cell's loss is named `of`
-    one_by_one = jax.jit(jax.grad(chex.assert_max_traces(of, n=1)))
+    # It counts by name, and the loss of every cell has this name.
+    chex.clear_trace_counter()
+    one_by_one = jax.jit(jax.grad(chex.assert_max_traces(loss_of, n=1)))
     expected = [
         one_by_one(jax.tree.map(lambda p, i=i: p[i], ensemble), case.state, case.xs)
         for i in range(3)
     ]
     expected = jax.tree.map(lambda *g: jnp.stack(g), *expected)
-    vmapped = jax.vmap(of, (0, None, None))
+    vmapped = jax.vmap(loss_of, (0, None, None))
     assert_close(
-        jax.jit(jax.vmap(jax.grad(of), (0, None, None)))(ensemble, *case[1:3]), expected
+        jax.jit(jax.vmap(jax.grad(loss_of), (0, None, None)))(ensemble, *case[1:3]),
+        expected,
     )
     grads = jax.jit(jax.grad(lambda *args: vmapped(*args).sum()))(ensemble, *case[1:3])
     assert_close(grads, expected)
@@ -605,7 +609,7 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
     if option == "truncate":
         gamma = jnp.where(jnp.arange(SIZE)[:, None] % 4 == 0, 0.0, gamma).at[0].set(1)
 
-    def of(last, hs):
+    def loss_of(last, hs):
         ends = jax.tree.map(lambda w, s: jnp.sum(w * jnp.cos(s)), case.on_last, last)
         return jnp.sum(case.on_hs * jnp.sin(hs)) + sum(jax.tree.leaves(ends))
 
@@ -630,13 +634,13 @@ def test_adjoints_are_derivatives_by_the_states(name, option, store, chunk):
             now = select(mask[t], after, now)
             now = jax.tree.map(lambda s, p, t=t: s + p[t], now, probe)
             hs[t] = jnp.where(mask[t][:, None], now.h, 0)
-        return of(now, jnp.stack(hs))
+        return loss_of(now, jnp.stack(hs))
 
     probe = jax.tree.map(lambda s: jnp.zeros((SIZE, *s.shape)), case.state)
     expected = jax.jit(jax.value_and_grad(by_hand))(probe)
     got = jax.jit(
         lambda: jaxrnn.adjoints(
-            of,
+            loss_of,
             cell,
             case.params,
             case.state,

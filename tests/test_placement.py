@@ -49,10 +49,10 @@ def assert_close(got, expected):
 
 
 def one_device(cell, case, options):
-    def of(*args):
+    def loss_of(*args):
         return loss(jaxrnn.unroll, cell, case, *args, chunk=3, **options)
 
-    return jax.jit(jax.grad(of, (0, 1, 2)))(*case[:3])
+    return jax.jit(jax.grad(loss_of, (0, 1, 2)))(*case[:3])
 
 
 @each_option
@@ -67,7 +67,7 @@ def test_sharded_batch_under_jit(kind, cell, options):
     def place(tree, spec):
         return jax.device_put(tree, NamedSharding(mesh, spec))
 
-    def of(params, state, xs, case, batched):
+    def loss_of(params, state, xs, case, batched):
         return loss(
             jaxrnn.unroll, cell, case, params, state, xs, chunk=3, **static, **batched
         )
@@ -77,7 +77,7 @@ def test_sharded_batch_under_jit(kind, cell, options):
         weights = case._replace(
             on_hs=place(case.on_hs, TIME_BATCH), on_last=place(case.on_last, P("data"))
         )
-        grads = jax.jit(jax.grad(of, (0, 1, 2)))(
+        grads = jax.jit(jax.grad(loss_of, (0, 1, 2)))(
             *args, weights, place(batched, TIME_BATCH)
         )
     assert_close(grads, one_device(cell, case, options))
@@ -103,11 +103,11 @@ def test_shard_map(cell, check_vma, params_vary, state_inside):
             params = jax.tree.map(lambda p: placement.varying(p, ("data",)), params)
         part = case._replace(on_hs=on_hs, on_last=on_last)
 
-        def of(params, state, xs):
+        def loss_of(params, state, xs):
             given = None if state_inside else state
             return loss(jaxrnn.unroll, cell, part, params, given, xs, chunk=3)
 
-        dparams, dstate, dxs = jax.grad(of, (0, 1, 2))(params, state, xs)
+        dparams, dstate, dxs = jax.grad(loss_of, (0, 1, 2))(params, state, xs)
         if (
             params_vary or not check_vma
         ):  # otherwise the cast's transpose has summed them
@@ -173,7 +173,7 @@ def test_no_state_on_an_explicit_mesh(cell):
 def test_adjoints_on_a_mesh(kind, cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
-    def of(params, state, xs):
+    def loss_of(params, state, xs):
         return jaxrnn.adjoints(
             lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, state, xs
         )[1]
@@ -184,25 +184,25 @@ def test_adjoints_on_a_mesh(kind, cell):
             jax.device_put(tree, NamedSharding(mesh, spec))
             for tree, spec in zip(case[:3], SPECS, strict=True)
         ]
-        got = jax.jit(of)(*args)
-    assert_close(got, jax.jit(of)(*case[:3]))
+        got = jax.jit(loss_of)(*args)
+    assert_close(got, jax.jit(loss_of)(*case[:3]))
 
 
 @LSTM_FIRST
 def test_adjoints_in_shard_map(cell):
     case = problem(cell, SIZE, BATCH, dtype=jnp.float32)
 
-    def of(params, xs):
+    def loss_of(params, xs):
         return jaxrnn.adjoints(
             lambda last, hs: jnp.sum(jnp.sin(hs)), cell, params, None, xs
         )[1]
 
     mapped = jax.shard_map(
-        of,
+        loss_of,
         mesh=make_mesh(AxisType.Auto),
         in_specs=(P(), TIME_BATCH),
         out_specs=TIME_BATCH,
     )
     assert_close(
-        jax.jit(mapped)(case.params, case.xs), jax.jit(of)(case.params, case.xs)
+        jax.jit(mapped)(case.params, case.xs), jax.jit(loss_of)(case.params, case.xs)
     )

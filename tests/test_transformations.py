@@ -23,30 +23,30 @@ def both(cell, case, transform):
     """`transform` of the loss by `unroll` and by the oracle, compiled."""
 
     def by(unroll, **options):
-        def of(*args):
+        def loss_of(*args):
             return loss(unroll, cell, case, *args, **options)
 
-        return jax.jit(transform(of))(*case[:3])
+        return jax.jit(transform(loss_of))(*case[:3])
 
     return by(jaxrnn.unroll, chunk=2), by(jaxrnn.unroll_autodiff)
 
 
-def grad_of_a_scan(of):
+def grad_of_a_scan(loss_of):
     """The loss at the end of three steps of gradient descent, each with its own inner
     gradient."""
 
     def outer(params, state, xs):
         def over_step(params, _):
-            grads = jax.grad(of)(params, state, xs)
+            grads = jax.grad(loss_of)(params, state, xs)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), None
 
         params, _ = lax.scan(over_step, params, length=3)
-        return of(params, state, xs)
+        return loss_of(params, state, xs)
 
     return jax.grad(outer)
 
 
-def in_a_while_loop(of):
+def in_a_while_loop(loss_of):
     """Gradient descent until the loss is small: a loop of unknown length around the
     gradient."""
 
@@ -57,7 +57,7 @@ def in_a_while_loop(of):
 
         def body(carry):
             number, params = carry
-            grads = jax.grad(of)(params, state, xs)
+            grads = jax.grad(loss_of)(params, state, xs)
             return number + 1, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
 
         return lax.while_loop(go_on, body, (0, params))[1]
@@ -65,32 +65,37 @@ def in_a_while_loop(of):
     return descend
 
 
-def in_a_cond(of):
+def in_a_cond(loss_of):
     def either(params, state, xs):
         return lax.cond(
-            jnp.sum(xs) > 0, of, lambda *args: 2 * of(*args), params, state, xs
+            jnp.sum(xs) > 0,
+            loss_of,
+            lambda *args: 2 * loss_of(*args),
+            params,
+            state,
+            xs,
         )
 
     return jax.grad(either, (0, 1, 2))
 
 
 TRANSFORMS = {
-    "value_and_grad with aux": lambda of: jax.value_and_grad(
-        lambda *args: (of(*args), args[1]), (0, 1, 2), has_aux=True
+    "value_and_grad with aux": lambda loss_of: jax.value_and_grad(
+        lambda *args: (loss_of(*args), args[1]), (0, 1, 2), has_aux=True
     ),
-    "hessian by the state": lambda of: jax.hessian(of, argnums=1),
-    "grad of grad": lambda of: jax.grad(
+    "hessian by the state": lambda loss_of: jax.hessian(loss_of, argnums=1),
+    "grad of grad": lambda loss_of: jax.grad(
         lambda *args: sum(
-            jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(jax.grad(of)(*args))
+            jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(jax.grad(loss_of)(*args))
         ),
         (0, 1, 2),
     ),
-    "checkpoint": lambda of: jax.grad(jax.checkpoint(of), (0, 1, 2)),
+    "checkpoint": lambda loss_of: jax.grad(jax.checkpoint(loss_of), (0, 1, 2)),
     "scan": grad_of_a_scan,
     "while_loop": in_a_while_loop,
     "cond": in_a_cond,
-    "vmap over the inputs": lambda of: jax.vmap(
-        jax.grad(lambda p, s, x: of(p, s, x)), (None, None, 0)
+    "vmap over the inputs": lambda loss_of: jax.vmap(
+        jax.grad(lambda p, s, x: loss_of(p, s, x)), (None, None, 0)
     ),
 }
 # A stack of inputs to map over.
@@ -114,7 +119,7 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
     reloaded."""
     case = small(cell, jnp.float32)
 
-    def of(params, xs, mask, gamma):
+    def loss_of(params, xs, mask, gamma):
         _, hs = jaxrnn.unroll(
             cell, params, None, xs, mask=mask, truncate=4, gamma=gamma
         )
@@ -128,7 +133,7 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
         jax.ShapeDtypeStruct((size,), jnp.float32),
     )
     platforms = ("cpu", "cuda", "tpu")
-    exported = export.export(jax.jit(of), platforms=platforms)(*shapes)
+    exported = export.export(jax.jit(loss_of), platforms=platforms)(*shapes)
     reloaded = export.deserialize(exported.serialize(vjp_order=1))
     assert reloaded.platforms == platforms
     for size, batch in ((7, 3), (1, 1), (12, 2)):
@@ -136,7 +141,7 @@ def test_exported_with_symbolic_sizes_for_every_platform(cell):
         gamma = jnp.asarray(factors(size, dtype=np.float32))
         args = case.params, xs, steps(0.7, size, (batch,)), gamma
         got = jax.grad(reloaded.call, (0, 1))(*args)
-        expected = jax.grad(of, (0, 1))(*args)
+        expected = jax.grad(loss_of, (0, 1))(*args)
         chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 

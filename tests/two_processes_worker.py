@@ -50,16 +50,16 @@ def main(port, rank, problems, gradients):
 
 
 def under_jit(*given):
-    args, of, shardings = on_mesh(*given)
-    return jax.jit(of, out_shardings=tuple(shardings[:3]))(*args)
+    args, loss_of, shardings = on_mesh(*given)
+    return jax.jit(loss_of, out_shardings=tuple(shardings[:3]))(*args)
 
 
 def under_shard_map(*given):
-    args, of, shardings = on_mesh(*given)
+    args, loss_of, shardings = on_mesh(*given)
     mesh = shardings[0].mesh
-    return jax.jit(jax.shard_map(of, mesh=mesh, in_specs=SPECS, out_specs=SPECS[:3]))(
-        *args
-    )
+    return jax.jit(
+        jax.shard_map(loss_of, mesh=mesh, in_specs=SPECS, out_specs=SPECS[:3])
+    )(*args)
 
 
 def on_mesh(cell, case, arrays, static):
@@ -74,7 +74,7 @@ def on_mesh(cell, case, arrays, static):
         for tree, s in zip((*case, arrays), shardings, strict=True)
     ]
 
-    def of(params, state, xs, on_hs, on_last, arrays):
+    def loss_of(params, state, xs, on_hs, on_last, arrays):
         part = case._replace(on_hs=on_hs, on_last=on_last)
         options = {"chunk": 3, **static, **arrays}
         return jax.grad(
@@ -82,7 +82,7 @@ def on_mesh(cell, case, arrays, static):
             (0, 1, 2),
         )(params, state, xs)
 
-    return args, of, shardings
+    return args, loss_of, shardings
 
 
 def here(tree):

@@ -54,8 +54,7 @@ def ours(job: Job, number: int = 1, without_b_hn: bool = False) -> Step:
         optimizer = optax.chain(optax.masked(optax.set_to_zero(), still), optimizer)
     value_and_grad = jax.value_and_grad(job.task.loss_fn, has_aux=True)
     train_step = train.make_step(value_and_grad, optimizer, jax.devices()[:number])
-    # A copy: the step takes its arguments' buffers.
-    learner = train.init_learner(jax.tree.map(jnp.copy, job.params), optimizer)
+    learner = train.init_learner(job.params, optimizer)
     state: Any = None
 
     def step(number: int) -> float:
