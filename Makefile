@@ -45,7 +45,7 @@ $(LOWEST_READY): pyproject.toml tests/lowest.py
 	@touch $(LOWEST_READY)
 
 # Gradients and sharding, where JAX's versions differ: the tests marked `lowest`. They compile
-# as users' programs do: older versions cannot multiply bfloat16 without optimizations.
+# as users' programs do.
 test-lowest: $(LOWEST_READY)  ## gradients and sharding on the lowest versions that are allowed
 	$(LOWEST)/bin/python $(PYTEST) -m "lowest and not slow"
 

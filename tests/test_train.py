@@ -39,7 +39,10 @@ def test_equals_optax_by_hand_with_the_state_carried():
         updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-        chex.assert_trees_all_close(metrics, train.Metrics(loss, norm), rtol=1e-5)
+        # The loss, near 0.02, is what is left of 90 terms that cancel: it has rounding
+        # errors of theirs.
+        got = train.Metrics(loss, norm)
+        chex.assert_trees_all_close(metrics, got, rtol=1e-5, atol=1e-6)
         assert (
             norm > 0.1
         )  # clipping was at work, and the metrics give the norm before it

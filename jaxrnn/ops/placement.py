@@ -42,7 +42,7 @@ def varying(a: Array, axes: tuple[str, ...]) -> Array:
 
 def as_batch_of(xs: Array, state: PyTree) -> Any:
     """Returns the state `[*B, H]`, sharded like the batch axes of `xs [T, *B, I]`."""
-    if not _is_explicit(xs):
+    if not is_explicit(xs):
         return state
     batch = tuple(jax.typeof(xs).sharding.spec)[1:-1]
 
@@ -65,10 +65,10 @@ def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
     None where the compiler chooses. On explicit axes it must be said, for a sum over a
     sharded axis could as well stay sharded.
     """
-    if not (_is_explicit(a) or _is_explicit(b)):
+    if not (is_explicit(a) or is_explicit(b)):
         return None
     of_a, of_b = jax.typeof(a).sharding, jax.typeof(b).sharding
-    mesh = of_a.mesh if _is_explicit(a) else of_b.mesh
+    mesh = of_a.mesh if is_explicit(a) else of_b.mesh
     return NamedSharding(mesh, PartitionSpec(of_a.spec[-1], of_b.spec[-1]))
 
 
@@ -80,5 +80,6 @@ def _varying(a: Array) -> frozenset[str]:
     )
 
 
-def _is_explicit(a: Array) -> bool:
+def is_explicit(a: Array) -> bool:
+    """Returns whether `a [...]` lies on a mesh with explicit axes."""
     return AxisType.Explicit in jax.typeof(a).sharding.mesh.axis_types

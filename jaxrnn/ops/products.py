@@ -32,12 +32,19 @@ def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N 
 
     It is multiplied in the dtype of `w`, and accumulated in float32 or wider.
     """
+    rows = a.astype(w.dtype)
+    # XLA:CPU of JAX 0.8 cannot multiply bfloat16 rows on several leading axes by a
+    # transpose.
+    if w.dtype.itemsize < 4 and a.ndim > 2 and not placement.is_explicit(a):
+        rows = rows.reshape(-1, a.shape[-1])
     product = lax.dot_general(
-        a.astype(w.dtype),
+        rows,
         w,
-        (((a.ndim - 1,), (0,)), ((), ())),
+        (((rows.ndim - 1,), (0,)), ((), ())),
         preferred_element_type=accumulation_dtype(w.dtype),
     )
+    if rows.ndim < a.ndim:
+        product = product.reshape(*a.shape[:-1], w.shape[-1])
     return product.astype(a.dtype)
 
 
