@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-# The peers that `bench` compares with are large: they come when they are asked for.
+# The peers that `bench` compares with are large, so only `make bench` installs them.
 BENCH_READY := .venv/bench-ready
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
@@ -23,9 +23,9 @@ $(READY): pyproject.toml
 train: $(READY)  ## the main job: a language model of Shakespeare, in about six minutes
 	$(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
-# The tests compile thousands of small programs once and run them once, so whatever XLA:CPU and LLVM do
-# to make a program fast costs more than it gives: without it, compiling takes a fifth of the time.
-# The program that XLA plans, and so its structure and its memory, stays the same, but for at most one
+# The tests compile thousands of small programs and run each once, so XLA:CPU's and LLVM's
+# optimizations cost more than they gain: without them, compiling takes a fifth of the time. The
+# program that XLA plans, and so its structure and its memory, stays the same, except for at most one
 # number per step and sequence. test-slow compiles as users' programs are compiled.
 CHEAP := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
   --xla_cpu_parallel_codegen_split_count=1

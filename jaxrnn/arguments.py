@@ -19,7 +19,7 @@ STATIC = "It is static: under `jit`, close over it or name it in static_argnames
 
 
 def describe(got: Given) -> str:
-    """Returns a few words for what was got, such as "an array, float32 (3, 4)"."""
+    """Returns a few words that describe `got`, such as "an array, float32 (3, 4)"."""
     if isinstance(got, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         traced = "a traced" if isinstance(got, Tracer) else "an"
         return f"{traced} array, {got.dtype} {got.shape}"
@@ -81,7 +81,7 @@ def key(name: str, got: Given) -> None:
 
 
 def for_init(got: Given, dtype: Given, **sizes: Given) -> None:
-    """Raises unless a key, a dtype and sizes are such that parameters can be drawn."""
+    """Raises unless parameters can be drawn from a key, a dtype and sizes."""
     key("key", got)
     floating("dtype", dtype)
     for name, size in sizes.items():

@@ -28,9 +28,9 @@ select(p, a, b) = a where p, else b, and s̃ the state from which a step starts:
     λ[t-1] = g[t-1] + γ[t] select(linked[t] and uncut[t], λ̃[t-1], 0)               (8)
     dR̂/dr  = Σ select(linked[t], 0, λ̃[t-1]),    dR̂/ds[0] = λ[0]                   (9)
 
-and (3) sums over the steps that are not masked. All of it but γ by selection, never by
-multiplication, so that NaN in a masked input stays there, and a cut stops what is
-infinite.
+and (3) sums over the steps that are not masked. All of this but γ is done by selection,
+never by multiplication, so that NaN in a masked input stays there, and a cut stops an
+infinite adjoint.
 """
 
 import math
@@ -64,7 +64,7 @@ class Steps(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """All that the outputs depend on: inputs `[T, *B, I]`, states `[*B, H]`."""
+    """Everything that the outputs depend on: `xs [T, *B, I]`, states `[*B, H]`."""
 
     params: Params
     state: State
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """What is the same in every chunk."""
+    """The values that are the same in every chunk."""
 
     cell: Cell
     plan: Plan
@@ -94,15 +94,15 @@ class Chunk(NamedTuple):
     xs: Array
     steps: Steps
     states: State | None = None
-    """s, on the way back, where it was kept."""
+    """s, in the backward pass, if it was stored."""
     res: Residuals | None = None
-    """Likewise."""
+    """res, in the backward pass, if it was stored."""
     dhs: Array | None = None
-    """On the way back, the cotangent of the outputs hs."""
+    """The cotangent of the outputs hs, in the backward pass."""
 
 
 class Sums(NamedTuple):
-    """What the backward pass carries from chunk to chunk."""
+    """The values that the backward pass carries from chunk to chunk."""
 
     adjoint: Adjoint
     """λ[t] without g[t]."""
@@ -113,7 +113,7 @@ class Sums(NamedTuple):
 
 
 def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
-    """Runs (1) over a chunk: the state after it, all its states, all its res."""
+    """Runs (1) over a chunk; returns the state after it, and all its states and res."""
     cell = engine.cell
     xs = keep(chunk.steps.mask, chunk.xs)
     us = cell.drive(engine.params, xs)  # all K steps at once
@@ -125,7 +125,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
         after = select(step.mask, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
-    # Where `res` leaves the loop it has its own buffer: no gain from reading ahead.
+    # If `res` is returned it has its own buffer, and reading ahead gains nothing.
     ahead = engine.plan.read_ahead and not keep_res
     scan = chunks.scan_ahead if ahead else lax.scan
     after, (states, res) = scan(over_step, before, (us, chunk.steps))
@@ -133,7 +133,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
 
 def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
-    """Runs (2) over a chunk: the sums up to its start, and its dxs and λ."""
+    """Runs (2) over a chunk; returns the sums up to its start, its dxs and its λ."""
     cell, params_t = engine.cell, products.transposed(engine.params)
     chunk = chunk._replace(xs=keep(chunk.steps.mask, chunk.xs))
     befores, lin = _linearize(engine, first, chunk)  # all K steps at once
@@ -179,7 +179,7 @@ def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
 
 
 def _skip_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
-    """`_chunk_fwd` where every step is masked: the state passes."""
+    """Replaces `_chunk_fwd` where all steps are masked: the state passes through."""
     size = chunk.xs.shape[0]
     states = jax.tree.map(lambda s: jnp.broadcast_to(s, (size, *s.shape)), before)
     if not keep_res:
@@ -191,7 +191,7 @@ def _skip_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
 
 def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
-    """`_chunk_bwd` where every step is masked: the adjoint passes, scaled or cut."""
+    """Replaces `_chunk_bwd` where all steps are masked: the adjoint is scaled or cut."""
     uncut, gamma = chunk.steps.uncut, chunk.steps.gamma
     passes = None if uncut is None else jnp.all(uncut)
     factor = None if gamma is None else jnp.prod(gamma, axis=0)
@@ -200,10 +200,10 @@ def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
 
 
 def _run_or_skip(steps: Steps, run: Run, skip: Run, *arguments: Any) -> Any:
-    """Calls `run`, or `skip` where no step of the chunk has an input: states only pass.
+    """Calls `run`, or `skip` if no step of the chunk has an input.
 
-    A batch therefore costs what its longest sequence costs, however far it is padded.
-    With resets a masked step can change the state too, (4), and every chunk is run.
+    A batch therefore costs as much as its longest sequence, however far it is padded.
+    With resets a masked step can change the state too, (4), so every chunk is run.
     """
     if steps.mask is None or steps.linked is not None:
         return run(*arguments)
@@ -212,13 +212,13 @@ def _run_or_skip(steps: Steps, run: Run, skip: Run, *arguments: Any) -> Any:
 
 def _unroll(cell: Cell, plan: Plan, inputs: Inputs) -> tuple[State, Array]:
     """Returns the last state, leaves `[*B, H]`, and the outputs `[T, *B, H]`, (6)."""
-    # No backward pass follows here, and nothing is kept for one.
+    # No backward pass follows, so nothing is stored for one.
     alone = plan._replace(chunk=plan.chunk_alone, store="boundaries")
     return _unroll_fwd(cell, alone, inputs)[0]
 
 
 def _unroll_fwd(cell: Cell, plan: Plan, inputs: Inputs):
-    """(1), chunk by chunk: the outputs, and what the backward pass needs."""
+    """Runs (1) by chunks; returns the outputs and the values for the backward pass."""
     # It does not call `unroll`: JAX differentiates it for derivatives of second order.
     params, read = _stored(plan, inputs, transpose=False)
     engine = Engine(cell, plan, params, read, inputs.reset_state)
@@ -239,7 +239,7 @@ def _unroll_fwd(cell: Cell, plan: Plan, inputs: Inputs):
 
 
 def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, Array]):
-    """(2) and (3), chunk by chunk, last to first: the cotangents of the inputs."""
+    """Runs (2) and (3) by chunks, last to first; returns the inputs' cotangents."""
     inputs, (firsts, states, res) = saved
     adjoint, dhs = cotangents
     params, read = _stored(plan, inputs, transpose=True)
@@ -266,7 +266,7 @@ def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, A
 
 
 def _stored(plan: Plan, inputs: Inputs, transpose: bool):
-    """Returns the parameters, and how a loop over steps reads them, or θᵀ."""
+    """Returns the parameters, and a function that reads θ, or θᵀ, inside a loop."""
     params = products.matrices_in(inputs.params, plan.compute_dtype)
     if transpose and plan.store == "boundaries":  # the least memory, so no copies
         return params, partial(products.transposed, params)

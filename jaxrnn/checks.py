@@ -24,7 +24,7 @@ def sequence(
     """Returns all arguments but `cell` as arrays that fit; None: the initial state.
 
     Raises:
-      TypeError: if `cell` is no Cell, or a dtype does not fit.
+      TypeError: if `cell` is not a Cell, or a dtype does not fit.
       ValueError: if a shape does not fit.
     """
     params = cell_and_params(cell, params)
@@ -40,7 +40,7 @@ def sequence(
 def one_step(
     cell: Given, params: Given, state: Given, x: Given
 ) -> tuple[Any, Any, Array]:
-    """Returns what `sequence` does, for a single input `x [*B, I]`."""
+    """Returns the arguments as `sequence` does, for a single input `x [*B, I]`."""
     params = cell_and_params(cell, params)
     x = sequences("x", x)
     inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
@@ -105,7 +105,7 @@ def cell_and_params(cell: Given, params: Given) -> Any:
 
 @cache
 def _example(cell: Cell) -> Any:
-    """The shapes of the cell's smallest parameters."""
+    """Returns the shapes of the cell's smallest parameters."""
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
 
 
@@ -193,7 +193,7 @@ def sequences(name: str, got: Given) -> Array:
 
 
 def inputs(name: str, shape: str, xs: Array, params: Given, ndim: int) -> None:
-    """Raises unless `xs` has `ndim` axes at least, and the dtype of `params`."""
+    """Raises unless `xs` has at least `ndim` axes, and the dtype of `params`."""
     if xs.ndim < ndim:
         raise ValueError(
             f"`{name}` must have shape {shape}, but got {xs.shape}. Give a sequence of "
@@ -223,7 +223,7 @@ def inputs(name: str, shape: str, xs: Array, params: Given, ndim: int) -> None:
 def same_state(got: Given, expected: Given, made: str, name: str = "state") -> None:
     """Raises unless `got` has the structure, shapes and dtypes of `expected`.
 
-    `made` completes the sentence "as ...": who made `expected`.
+    `made` completes the sentence "as ...": it says where `expected` comes from.
     """
     if jax.tree.structure(got) != jax.tree.structure(expected):
         cure = "`cell.initial_state(params, batch_shape)` is the one to begin with."
@@ -344,7 +344,7 @@ def finite(name: str, got: Given) -> Any:
 
 
 def on_host(name: str, got: Given, function: str) -> np.ndarray:
-    """Returns `got` as float64 numbers; raises if they are traced, or no numbers."""
+    """Returns `got` as float64 numbers; raises if it is traced or not numeric."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(got)):
         raise TypeError(
             f"`{name}` must be an array with known numbers, but is traced. "
@@ -419,7 +419,7 @@ def device_list(got: Given) -> list[Any]:
     listed = list(got) if isinstance(got, list | tuple | np.ndarray) else [got]
     if not listed:
         raise ValueError(
-            "`devices` must have one device at least, but got none. None chooses."
+            "`devices` must have at least one device, but got none. None chooses."
         )
     if not all(isinstance(device, jax.Device) for device in listed):
         raise TypeError(f"{rule}, but got {got!r}. None chooses.")
@@ -448,7 +448,7 @@ def window_and_backprop(window: Given, backprop: Given) -> tuple[int, int]:
     if backprop < window:
         raise ValueError(
             f"`backprop` must be at least `window`, {window}, but got {backprop}: "
-            "every loss of a window must be sent back to the window's own start."
+            "every loss of a window must reach back to the window's own start."
         )
     return window, backprop
 
@@ -471,8 +471,8 @@ def nested_windows(window: Given, windows: Given) -> tuple[int, ...]:
     levels = tuple(positive(f"windows[{i}]", given) for i, given in enumerate(windows))
     if not levels or list(levels) != sorted(levels, reverse=True):
         raise ValueError(
-            "`windows` must hold the steps of windows, and of those that they are cut "
-            f"into, K₁ ≥ K₂ ≥ …, but got {levels}."
+            "`windows` must be the lengths of nested windows, K₁ ≥ K₂ ≥ …, but got "
+            f"{levels}."
         )
     return levels
 
@@ -487,7 +487,7 @@ def within(name: str, got: int, size: int) -> None:
 
 
 def scalar(name: str, got: Given, what: str) -> None:
-    """Raises unless `got`, what a function `name` gave, is a single floating number."""
+    """Raises unless `got`, the result of function `name`, is one floating number."""
     if jax.tree.structure(got) != jax.tree.structure(0):
         kind = f"a {type(got).__name__}"
     elif jnp.shape(got) != () or not jnp.issubdtype(jnp.result_type(got), jnp.floating):

@@ -1,8 +1,8 @@
 """The devices of one host, and a batch split over them by sequences.
 
-A core's products are too small in a recurrent step to occupy several cores each, so on
-CPU it pays to make every core a device of its own (`one_per_core`) and give each a
-share of the batch (`split`). The sharding is automatic: a wrong guess costs time, never
+The products of a recurrent step are too small to occupy several cores. So on CPU it
+pays to make every core a device of its own (`one_per_core`) and to give each a share of
+the batch (`split`). The sharding is automatic: a wrong guess costs time, never
 a result.
 """
 
@@ -19,8 +19,8 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# The axis of the meshes made here. No caller's mesh has one of this name: whatever lies
-# on another mesh was placed by the caller.
+# The axis of the meshes made here. No caller's mesh has an axis of this name, so any
+# array on another mesh was placed by the caller.
 AXIS = "jaxrnn.devices"
 
 # Floats of a matrix. From here on the products of one step occupy all cores by
@@ -31,8 +31,8 @@ AXIS = "jaxrnn.devices"
 # jaxrnn,jaxrnn-cores`).
 LARGE = 2**18
 
-# Held by a program that spans CPU devices until its results are there. Reentrant, for
-# one may be traced inside another.
+# Held by a program that spans CPU devices until its results are ready. It is reentrant,
+# because one program may be traced inside another.
 ONE_IN_FLIGHT = threading.RLock()
 
 
@@ -51,7 +51,7 @@ def one_per_core() -> None:
 
     Does nothing if the number of devices is set already (`jax_num_cpu_devices`,
     `JAX_NUM_CPU_DEVICES`, or `--xla_force_host_platform_device_count` in `XLA_FLAGS`).
-    Once JAX is in use, it is too late: it warns if the number would have been another.
+    Once JAX is in use it is too late, and it warns if the number would have differed.
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     config: Any = jax.config
@@ -73,10 +73,10 @@ def one_per_core() -> None:
 def default_devices(params: Any) -> Sequence[Any]:
     """Returns the devices over which a batch is split unless the caller names some.
 
-    These are all devices where they are the CPU of a single process and a split pays;
-    else the first one. It pays until the largest of the matrices `[H, G]` has `LARGE`
-    floats. No cell's matrix is wider than G = 4 H, so of a longer one, such as an
-    embedding's table, only so much counts.
+    These are all devices if they are the CPU of a single process and splitting pays;
+    else the first one. Splitting pays while the largest weight matrix has fewer than
+    `LARGE` floats. A cell's matrix is at most `[H, 4H]`, so of a longer matrix, such as
+    an embedding table, only a block of that shape is counted.
     """
     devices = jax.devices()
     if devices[0].platform != "cpu" or jax.process_count() > 1:
@@ -93,11 +93,11 @@ def split(
     """Places a learner, a state and a batch over as many of the devices as divide B.
 
     B is the first axis of the state `[B, H]`, or else the second of the batch's `[T, B,
-    ...]`. Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split, all
-    others replicated. The very same arguments come back where one device is left, where
-    they are traced, or where the caller has placed any of them on several devices.
+    ...]`. Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split; all
+    others are replicated. The arguments are returned unchanged if one device is left,
+    if they are traced, or if the caller has placed any of them on several devices.
     """
-    # Leave alone whatever is traced, or placed by the caller.
+    # Return traced arguments, and those that the caller has placed, unchanged.
     arrays = [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)]
     if any(isinstance(a, Tracer) for a in arrays):
         return arguments  # part of another program, whose arguments are placed or not
@@ -112,7 +112,7 @@ def split(
     if count == 1 and not spread:
         return arguments
 
-    # Split what has an axis of B, and replicate the rest.
+    # Split leaves that have an axis of B, and replicate the rest.
     mesh = Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
     whole, first, second = (
         NamedSharding(mesh, spec) for spec in (P(), P(AXIS), P(None, AXIS))
@@ -133,10 +133,10 @@ def split(
 
 
 def run_alone(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Runs a program; over several CPU devices it waits, and lets no other begin.
+    """Runs a program; over several CPU devices it waits, and no other can begin.
 
-    XLA:CPU sums over devices on a pool of few threads, where two programs in flight
-    wait for one another, forever.
+    XLA:CPU sums over devices on a small pool of threads, where two programs in flight
+    can wait for each other forever.
     """
     if not _over_cpus(arguments):
         return program(*arguments)
@@ -152,7 +152,7 @@ def delete(tree: Any) -> None:
 
 
 def _batch_size(state: Any, batch: Any) -> int:
-    """B, or 1 where it cannot be known: no wrong guess can change a result."""
+    """Returns B, or 1 if it is unknown: a wrong guess cannot change a result."""
     shapes = [shape for shape in map(np.shape, jax.tree.leaves(state)) if shape]
     if shapes:
         shape = max(shapes, key=len)
@@ -163,7 +163,7 @@ def _batch_size(state: Any, batch: Any) -> int:
 
 
 def _over_cpus(arguments: Any) -> bool:
-    """Whether a program of these arguments spans several CPU devices."""
+    """Returns whether a program of these arguments spans several CPU devices."""
     placed = [
         a.sharding.device_set for a in jax.tree.leaves(arguments) if _is_concrete(a)
     ]

@@ -5,16 +5,16 @@ The adjoint λ[t] = dR̂/ds[t] of a loss at step T comes back through the Jacobi
     λ[T-i] = J[T-i+1]ᵀ … J[T]ᵀ λ[T]                                                (1)
     dR̂/dθ  = Σ_i M[T-i]ᵀ λ[T-i]                                                    (2)
 
-so what the network can learn about an event i steps before the loss depends on the
-product of i Jacobians: on its singular values, and, over many steps, on the Lyapunov
-exponents
+so learning about an event i steps before the loss depends on the product of i
+Jacobians: on its singular values and, over many steps, on the Lyapunov exponents
 
     Q[t] R[t] = J[t] Q[t-1],    exponent k = mean over t of log |R[t]_kk|          (3)
 
-with Q[t] orthonormal, R[t] triangular: the mean logarithm by which a step stretches k
-directions. If the first is below 0, gradients vanish; along directions whose exponent
-is above 0, they explode. The coefficients of every J[t] are computed once, in parallel
-over time (`linearization.py`), and then a linear recursion runs.
+with Q[t] orthonormal and R[t] triangular. They are the mean logarithms of the factors
+by which a step stretches each of k directions. If the first exponent is below 0,
+gradients vanish; along directions whose exponent is above 0, they explode. The
+coefficients of every J[t] are computed once, in parallel over time
+(`linearization.py`), and then a linear recursion runs.
 
 Lag i is i steps before the last step T of the run: lag 0 is s[T], or the parameters at
 step T.
@@ -89,8 +89,8 @@ def lag_gradients(
     """Returns the terms of (2), which sum to BPTT's gradient.
 
     Term i is the contribution of the parameters at step T-i, if the loss is at the last
-    step: the lecture's expanded sum, for real networks. The result holds T copies of
-    the parameters. There is no mask: pass sequences without padding.
+    step. This is the lecture's expanded sum, for real networks. The result holds T
+    copies of the parameters. There is no mask: pass sequences without padding.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
@@ -129,11 +129,13 @@ def lyapunov_spectrum(
     flossing: Engelken 2023, arXiv:2312.17306).
 
     Args:
-      cell: a `Cell`. Static. params: the cell's parameters. state: the state before the
-      first step, leaves `[H]`; None for zeros. xs: the inputs of one sequence, `[T,
-      I]`; for several, `jax.vmap` and average. count: k, how many; None: all, one for
-      each number of the state (2 H for an LSTM). transient: number of first steps that
-      turn the directions but are left out of the mean.
+      cell: a `Cell`. Static.
+      params: the cell's parameters.
+      state: the state before the first step, leaves `[H]`; None for zeros.
+      xs: the inputs of one sequence, `[T, I]`; for several, `jax.vmap` and average.
+      count: k, how many; None: all, one for each number of the state (2 H for an LSTM).
+      transient: number of first steps that turn the directions but are left out of the
+        mean.
 
     Returns:
       The exponents `[k]`, the largest first as T grows, in float32 or wider. Along a
@@ -173,16 +175,19 @@ def jacobian_product_svd(
 ) -> Float[Array, " k"]:
     """Returns the log of the largest singular values of J[T] … J[1].
 
-    Computed from products with vectors: orthogonal iteration with Aᵀ A, A the product,
-    on `count` vectors and a few more, which are made orthonormal after every step.
-    Singular values far below the largest are therefore resolved too, and so are those
-    of a product beyond the range of floats.
+    They are computed from products with vectors: orthogonal iteration with Aᵀ A, where
+    A is the product of the Jacobians, on `count` vectors and a few more, which are made
+    orthonormal after every step. This resolves singular values far below the largest
+    too, even if the product itself would overflow or round to zero.
 
     Args:
-      cell: a `Cell`. Static. params: the cell's parameters. state: the state before the
-      first step, leaves `[H]`; None for zeros. xs: the inputs of one sequence, `[T,
-      I]`. count: how many. iterations: products with Aᵀ A. Where the k-th and the next
-      value are alike, more are needed.
+      cell: a `Cell`. Static.
+      params: the cell's parameters.
+      state: the state before the first step, leaves `[H]`; None for zeros.
+      xs: the inputs of one sequence, `[T, I]`.
+      count: k, how many.
+      iterations: the number of products with Aᵀ A. If the k-th and the next value are
+        close, more are needed.
 
     Returns:
       Natural logarithms, the largest first, in float32 or wider. Divided by T, they
@@ -220,10 +225,10 @@ def vanishing_regularizer(
 
     Added to a loss with a small weight, it pushes the recurrent matrix to preserve the
     norm of the errors where there are any. As in the source, only the matrices in J[t]
-    are differentiated: states, adjoints, and the parameters and inputs that they come
-    from are constants, so it costs two forward passes and one backward pass more, and
-    no derivative of second order. Unlike in the source, the state is h (and c), not the
-    pre-activation.
+    are differentiated; states, adjoints, and the parameters and inputs that they come
+    from are constants. It therefore takes two more forward passes, one more backward
+    pass, and no derivative of second order. Unlike in the source, the state is h (and
+    c), not the pre-activation.
 
     Args:
       loss: `(last, hs) -> R̂`, as in `adjoint_profile`.
@@ -272,7 +277,7 @@ def memory_horizon(profile: Shaped[Any, "T *B"], share: float = 0.01) -> MemoryH
 
     Args:
       profile: norms by lag, `[T]`, or `[T, *B]` of many sequences, which are averaged,
-        as `adjoint_profile` returns them. It is read on the host: not under `jit`.
+        as `adjoint_profile` returns them. It is read on the host, so not under `jit`.
       share: between 0 and 1.
 
     Raises:

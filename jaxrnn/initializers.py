@@ -57,7 +57,7 @@ def identity(params: ElmanParams, scale: float = 1.0) -> ElmanParams:
     An error is carried back unchanged, as long as units are active.
 
     Args:
-      params: of an Elman cell, such as `jaxrnn.make_elman("relu")`.
+      params: the parameters of an Elman cell, such as `jaxrnn.make_elman("relu")`.
       scale: the factor of the identity; below 1 the network forgets.
 
     Raises:
@@ -78,17 +78,17 @@ def identity(params: ElmanParams, scale: float = 1.0) -> ElmanParams:
 
 
 def chrono(key: PRNGKeyArray, params: GatedParams, longest: float) -> GatedParams:
-    """Returns biases of the gates with which units remember for 2 to `longest` steps.
+    """Sets the gates' biases so that units remember for 2 to `longest` steps.
 
-    A forget gate σ(b) shrinks the memory by as much at every step: with b = log(τ) by
-    τ / (τ + 1), which is a time constant of τ + 1 steps, for τ drawn evenly between 1
-    and `longest` - 1. For an LSTM the input gates' biases are -b; for a GRU b is that
-    of the gate z, which keeps the state.
+    A forget gate σ(b) multiplies the memory by σ(b) at every step. With b = log(τ) the
+    factor is τ / (τ + 1), a time constant of τ + 1 steps; τ is drawn evenly between 1
+    and `longest` - 1. In an LSTM the input gates' biases are -b. In a GRU, b is the
+    bias of the gate z, which keeps the state.
 
     Args:
       key: a random key.
-      params: of a cell with a gate that keeps the state (`gates.keep`). Only the
-        biases `[G]` of this gate, and of the one that admits new content, are replaced.
+      params: those of a cell with a gate that keeps the state (`gates.keep`). Only the
+        biases of this gate, and of the one that admits new content, are replaced.
       longest: T_max, the longest time over which to remember, in steps, above 2.
 
     Raises:
@@ -123,17 +123,17 @@ def spectral_radius(params: RecurrentParams, radius: float) -> RecurrentParams:
     The spectral radius is the largest modulus of the eigenvalues, by which a linear
     network stretches a state per step over many steps. Above 1 a tanh network without
     input does not forget its initial state; below 1 it usually does, and always where
-    the largest singular value is below 1 too. For a gated cell the blocks' radii say
-    less. It is computed on the host: not under `jit`.
+    the largest singular value is below 1 too. For a gated cell the blocks' radii mean
+    less. They are computed on the host, so not under `jit`.
 
     Args:
-      params: any cell's with a matrix `w_hh`.
+      params: any cell's parameters with a matrix `w_hh`.
       radius: at least 0.
 
     Raises:
       TypeError: if there is no `w_hh`, it is traced, or `radius` is not a number.
-      ValueError: if `radius` is below 0, or a block is not finite or has no eigenvalue
-        but 0.
+      ValueError: if `radius` is below 0, or a block is not finite or has only the
+        eigenvalue 0.
 
     Source: Jaeger (2001), "The echo state approach to analysing and training recurrent
     neural networks", GMD report 148.

@@ -48,7 +48,7 @@ def dense(params: DenseParams, xs: Float[Array, "*N H"]) -> Float[Array, "*N O"]
     """Returns `xs @ w + b`, `[..., H]` to `[..., O]`, accumulated in float32 or wider.
 
     Raises:
-      TypeError: if `xs` is not floating, or `params` is no DenseParams.
+      TypeError: if `xs` is not floating, or `params` is not a DenseParams.
       ValueError: if the last axis of `xs` is not H.
     """
     w, b = _dense_params(params)
@@ -84,9 +84,9 @@ def init_embedding(
 def embed(table: Float[Array, "V I"], ids: Int[Array, "*N"]) -> Float[Array, "*N I"]:
     """Returns row `ids` of the table, `[*N]` integers to `[*N, I]`.
 
-    An id outside 0 … V - 1, a negative one too, is an error where the ids are known.
-    Under `jit` they are not: there its row is NaN, and no row of the table gets a
-    gradient from it.
+    An id outside 0 … V - 1, or a negative one, is an error where the ids are known.
+    Under `jit` they are not known: there the row of such an id is NaN, and no row of
+    the table gets a gradient from it.
 
     Raises:
       TypeError: if the ids are not integers, or the table is not floating.
@@ -115,7 +115,7 @@ def embed(table: Float[Array, "V I"], ids: Int[Array, "*N"]) -> Float[Array, "*N
 
 
 def _dense_params(params: DenseParams) -> DenseParams:
-    """The parameters as arrays; raises unless they are a DenseParams that fits."""
+    """Returns the parameters as arrays; raises unless they are a valid DenseParams."""
     params = checks.unwrapped(params)
     if not isinstance(params, DenseParams):
         raise TypeError(

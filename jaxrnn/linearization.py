@@ -87,7 +87,7 @@ def jacobian_products(
     J is the linear transpose of the cell's `state_vjp`: there is no second derivation.
 
     Args:
-      cell: as in `linearize`, and so are the others.
+      cell: a `Cell`. Static.
       params: the cell's parameters.
       state: the state before the first step, leaves `[H]`; None for zeros.
       xs: the inputs of one sequence, `[T, I]`.

@@ -4,11 +4,11 @@
 
 with outputs y[t] and labels v[t]. A label is present where the mask is True:
 many-to-many (everywhere), many-to-one (at the last step), or any subset. A negative
-class id is no label either, such as the -100 of PyTorch's `ignore_index`. A step
-without a label contributes exactly nothing to the loss and to the gradient. Where the
-mask is False, the outputs may even be NaN: outputs and labels are replaced *before* L
-is computed, for 0 · NaN would be NaN on the way back. (At a negative id they must be
-finite: to replace them would cost the memory of all outputs in every call.)
+class id, such as the -100 of PyTorch's `ignore_index`, also means a missing label. A
+step without a label contributes exactly nothing to the loss and to the gradient. Where
+the mask is False, the outputs may even be NaN: outputs and labels are replaced *before*
+L is computed, because 0 · NaN would be NaN in the backward pass. (At a negative id the
+outputs must be finite: replacing them would copy all outputs in every call.)
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def masked_sum(
         than the outputs are class ids `[*N]`: a negative one is a missing label, whose
         outputs must be finite.
       mask: `[*N]`, True where there is a label; None: everywhere. Without a mask,
-        outputs `[T, B, …]` and labels `[B, T, …]` of T = B cannot be told apart: give
-        both time first.
+        outputs `[T, B, …]` and labels `[B, T, …]` look alike if T = B: give both time
+        first.
       axis: the axes of `[*N]` to sum over; None: all of them. 0 gives one loss per
         sequence.
 
@@ -71,8 +71,8 @@ def masked_mean(
 ) -> Shaped[Array, "..."]:
     """Returns `masked_sum` over the number of labels; 0, with gradient 0, for none.
 
-    Arguments and errors as in `masked_sum`. With `axis=0` each sequence's own mean. The
-    mean of losses that are counts or bools, such as an accuracy, is a float.
+    Arguments and errors are those of `masked_sum`. With `axis=0` each sequence has its
+    own mean. The mean of counts or bools, such as an accuracy, is a float.
     """
     losses, present = _masked_losses(loss, outputs, labels, mask)
     counted = jnp.ones(losses.shape, bool) if present is None else present

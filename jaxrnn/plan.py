@@ -14,11 +14,11 @@ from jaxrnn.ops import chunks
 
 Store = Literal["states", "residuals", "boundaries"]
 
-# The steps that are linearized at once, K. With few rows (K·B) the products outside the
-# loops lose efficiency: the drive of a chunk should have CHUNK_FLOATS. With many rows
-# their results outgrow the cache, and the chunk's working set, about 5 floats for each
-# float of the drive, is all the memory beside the states: so no chunk has more than its
-# SHARE of the sequence.
+# K steps are linearized at once. With few rows (K·B) the products outside the loops
+# lose efficiency, so the drive of a chunk should have CHUNK_FLOATS. With many rows
+# their results outgrow the cache. A chunk's working set, about 5 floats for each float
+# of the drive, is all the memory beside the states, so no chunk has more than its SHARE
+# of the sequence.
 CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
 
 # Where nothing is stored for a backward pass, one chunk is fastest while the drive of
@@ -27,7 +27,7 @@ DRIVE_BYTES = 2**23
 
 
 class Plan(NamedTuple):
-    """How to run: all that is static. K is a symbolic dimension where T is one."""
+    """The static options of a run. K is a symbolic dimension where T is one."""
 
     chunk: int | Any
     """K where a backward pass follows."""
@@ -95,7 +95,7 @@ def make_plan(
 
 
 def _choose_chunks(size, rows, us: list[Drives], hidden, store) -> tuple[int, int]:
-    """Returns K with a backward pass, and without, for B = `rows`, us `[T, *B, G]`."""
+    """Returns K with and without a backward pass, for B = `rows`, us `[T, *B, G]`."""
     width = sum(u.shape[-1] for u in us)  # G
     full = max(ROWS, CHUNK_FLOATS // width)
     if store == "boundaries":
@@ -113,11 +113,10 @@ def _choose_chunks(size, rows, us: list[Drives], hidden, store) -> tuple[int, in
 
 
 def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bool:
-    """Whether the cell's step cuts its drive into gates before it adds anything to it.
+    """Returns whether a step cuts its drive into gates before adding anything to it.
 
     XLA:CPU fuses the read of the drive with such slices, and does not vectorize the
-    result. A fact about one compiler, found from the program, and of no effect on the
-    result.
+    loop. This concerns one compiler's speed only, never the result.
     """
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     u = jax.eval_shape(cell.drive, params, x)

@@ -60,7 +60,7 @@ def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learne
     """
     checks.optimizer(optimizer)
     checks.alive("params", params)
-    # The optimizer's state too: that of some holds the parameters themselves.
+    # The optimizer's state is copied too: it may hold the parameters themselves.
     return jax.tree.map(jnp.copy, Learner(params, optimizer.init(params)))
 
 
@@ -84,10 +84,10 @@ def make_step(
     reads it would run on each; give other programs
     `jax.device_put(learner.params, jax.devices()[0])`.
 
-    A step over several CPU devices returns when its results are there, and such steps
-    in several threads take turns, or they could wait for one another forever
-    (`jaxrnn.devices.run_alone`). Wait likewise for a program of your own that spans
-    these devices, before you call the step.
+    A step over several CPU devices returns when its results are ready. Such steps in
+    several threads take turns, because they could otherwise wait for each other forever
+    (`jaxrnn.devices.run_alone`). Likewise, before you call the step, wait for any
+    program of your own that spans these devices.
 
     Args:
       value_and_grad: `(params, state, batch) -> ((loss, state), grads)`:
@@ -96,22 +96,22 @@ def make_step(
         gradient goes back from one call into the one before: over a stream of windows
         this is truncated BPTT.
       optimizer: any optax transformation.
-      devices: those of this process over which a batch of B sequences is split, as many
-        of them as gcd(B, their number), see `jaxrnn.devices.split`. None: all devices,
-        if they are the CPU of a single process and it pays
-        (`jaxrnn.devices.default_devices`). Where one device is left, as with None on
-        GPU, TPU or several hosts, nothing is placed; nor are arguments that the caller
-        has placed on several devices.
+      devices: the devices of this process over which a batch of B sequences is split;
+        gcd(B, their number) of them are used (`jaxrnn.devices.split`). None: all
+        devices, if they are the CPU of a single process and splitting pays
+        (`jaxrnn.devices.default_devices`). With one device, as with None on GPU, TPU or
+        several hosts, nothing is moved. Arguments that the caller has placed on several
+        devices are not moved either.
 
     Returns:
       The step. `state` is of the kind that `loss_fn` returns; None only if it returns
       None. It raises `TypeError` or `ValueError` if the learner was made for another
-      optimizer or given to an earlier step, if `value_and_grad` or the state is of
-      another kind.
+      optimizer or given to an earlier step, or if the result of `value_and_grad` or the
+      state is of another kind.
 
     Raises:
-      TypeError: if `value_and_grad` is not a function, `optimizer` no transformation,
-        or `devices` not a list of devices.
+      TypeError: if `value_and_grad` is not a function, `optimizer` is not a
+        transformation, or `devices` is not a list of devices.
       ValueError: if `devices` is empty.
     """
     signature = "(params, state, batch) -> ((loss, state), grads)"
@@ -150,9 +150,9 @@ def make_truncated_step(
         `truncated_value_and_grad`; else it may be a mean.
       optimizer: any optax transformation.
       window: K₁, the steps of a window, 1 ≤ K₁ ≤ T. The last one may be shorter.
-      backprop: K₂ ≥ K₁, the steps over which a window's losses are sent back, from the
-        state that was there then, with the present parameters; None: K₁. With K₂ > K₁,
-        one update serves all windows of a call that end before step K₂, and their
+      backprop: K₂ ≥ K₁, the steps through which a window's losses are backpropagated,
+        from the state at their start, with the present parameters; None: K₁. With K₂ >
+        K₁, one update serves all windows of a call that end before step K₂, and their
         losses are one entry of the metrics.
       devices: as in `make_step`.
 
@@ -176,7 +176,7 @@ def make_truncated_step(
 
         size = checks.common_length("batch", batch)
         if not size:
-            raise ValueError("`batch` must have one step at least, but got T = 0.")
+            raise ValueError("`batch` must have at least one step, but got T = 0.")
         checks.within("window", window, size)
         return truncated.scan(loss_fn, window, backprop, visit, learner, state, batch)
 
@@ -186,7 +186,7 @@ def make_truncated_step(
 def _called(
     value_and_grad: ValueAndGrad, params: Any, state: Any, batch: Any
 ) -> tuple[tuple[Any, Any], Any]:
-    """Calls the function; adds the cure to JAX's error for a loss that is no number."""
+    """Calls the function; adds a cure to JAX's error for a loss of many numbers."""
     try:
         return value_and_grad(params, state, batch)
     except TypeError as error:
@@ -225,7 +225,7 @@ def _updated(
 
 
 def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
-    """The step as one program, over these devices or, for None, the default ones."""
+    """Returns the step as one program, over these devices; None: the default ones."""
     devices = None if devices is None else checks.device_list(devices)
     compiled = jax.jit(step, donate_argnums=0)
 
@@ -234,7 +234,7 @@ def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
     ) -> tuple[Learner, Any, Metrics]:
         _check_alive(learner, state, batch)
         given = learner, state, batch
-        # Not before the first call: to ask for the devices starts JAX.
+        # Only at the first call, because asking for the devices starts JAX.
         over = host.default_devices(learner.params) if devices is None else devices
         placed = host.split(given, over)
         results = host.run_alone(compiled, placed)

@@ -1,4 +1,4 @@
-"""The doors to the engine: a sequence, its adjoints, its oracle, a single step.
+"""The public functions of the engine: a sequence, its adjoints, a plain scan, a step.
 
 Each checks its arguments, chooses a plan, and calls `bptt.unroll` or the cell in a
 compiled program, so that a call outside `jit` compiles once for each kind of arguments.
@@ -42,10 +42,9 @@ def unroll(
     """Runs a cell over a sequence; its gradient is BPTT, written by hand (`bptt.py`).
 
     Gradients are exact with respect to `params`, `state`, `reset_state` and `xs`, and
-    have their dtypes. (`truncate` and `gamma` make them those of another function on
-    purpose.) Reverse mode of any order works, and forward mode over reverse mode.
-    Forward mode alone does not go through a hand-written backward pass: call
-    `unroll_autodiff` for it.
+    have their dtypes. (`truncate` and `gamma` change the gradient on purpose.) Reverse
+    mode of any order works, and forward mode over reverse mode. Forward mode alone does
+    not go through a hand-written backward pass: call `unroll_autodiff` for it.
 
     A call outside `jit` is compiled once for each cell and each kind of arguments.
     `cell`, `reverse` and the options from `truncate` on, except `gamma`, are static:
@@ -69,8 +68,8 @@ def unroll(
         back.
       reverse: run from the last step to the first. The returned state is the one after
         step 0; with a mask each sequence is reversed within its own mask. `reset` and
-        `truncate` count in the order of the run: a reset step goes on to the step
-        before it.
+        `truncate` count in the order of the run: the run goes on from a reset step to
+        the step before it.
       truncate: cut the adjoint at every k-th step counted from the start: truncated
         BPTT with windows of k steps, the forward pass unchanged. None or k ≥ T: no cut.
       gamma: γ, the factor by which the adjoint is multiplied on its way from step t to
@@ -139,7 +138,7 @@ def adjoints(
     """Returns the loss, and the adjoint λ[t] = dR̂/ds[t] of every state.
 
     It takes one backward pass. λ[t] is the change of the loss per change of the state
-    after step t: through the output of that step, and through all that follows from it.
+    after step t, through the output of that step and through all later steps.
 
     Args:
       loss: `(last, hs) -> R̂`, a function of what `unroll` returns.
@@ -160,7 +159,7 @@ def adjoints(
     given = {name: value for name, value in options.items() if name not in planned}
     inputs = admit(cell, params, state, xs, reverse=reverse, **given)
     plan = _plan(cell, inputs, adjoints=True, **planned)
-    # Placed as the state is, on whatever mesh.
+    # Placed like the state, on any mesh.
     probe = jax.tree.map(
         lambda s: jnp.broadcast_to(jnp.zeros_like(s), (inputs.xs.shape[0], *s.shape)),
         inputs.state,
@@ -192,9 +191,9 @@ def unroll_autodiff(
 ) -> tuple[State, Float[Array, "T *B H"]]:
     """Runs `unroll` as one plain scan that JAX differentiates.
 
-    It is the oracle of the tests, and the function for forward mode: `jax.jvp`,
+    The tests compare `unroll` with it. It also supports forward mode: `jax.jvp`,
     `jax.jacfwd` and `jax.linearize` work. Arguments, results and errors are those of
-    `unroll`; `chunk` and `store` are checked and change nothing here.
+    `unroll`; `chunk` and `store` are checked, but have no effect.
     """
     inputs = admit(
         cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
@@ -288,7 +287,7 @@ def _admit_reset_state(
 
 
 def _uncut(truncate: int | None, size: Given, reverse: bool) -> Array | None:
-    """Returns `[T]`, False where no gradient passes to the step before; None: nowhere.
+    """Returns `[T]`, False where the adjoint is cut; None: nowhere.
 
     Counted from 0 in the order of the run, these are the steps k, 2k, …: the first one
     of every window but the first.
@@ -305,7 +304,7 @@ def _plan(cell: Cell, inputs: Inputs, **options: Any) -> Plan:
 
 
 def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
-    """`_run`, with a cure for forward mode."""
+    """Calls `_run`; adds a cure to the error of forward mode."""
     try:
         return _run(cell, plan, inputs, reverse)
     except TypeError as error:
@@ -320,7 +319,7 @@ def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State,
 
 @partial(jax.jit, static_argnums=(0, 1, 3))
 def _run(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
-    """`bptt.unroll` in the order of the run, without batch axes of size 1."""
+    """Calls `bptt.unroll` in the order of the run, without batch axes of size 1."""
     params, state, reset_state, xs, steps, probe = inputs
     if reverse:
         xs, steps, probe = flip((xs, steps, probe))
@@ -342,7 +341,7 @@ def _run(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, 
 
 @partial(jax.jit, static_argnums=(0, 1, 3))
 def _scan(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
-    """(1) to (6) of `bptt` as a scan over steps; γ and cuts in the derivative alone."""
+    """Runs (1) to (6) of `bptt` as a scan; γ and cuts act on the derivative alone."""
     _, state, reset_state, xs, steps, _ = inputs
     params = products.matrices_in(inputs.params, plan.compute_dtype)
     us = cell.drive(params, keep(steps.mask, xs))
@@ -364,7 +363,7 @@ def _scan(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State,
 
 @partial(jax.jit, static_argnums=0)
 def _step(cell: Cell, inputs: Inputs) -> tuple[State, Array]:
-    """(4) to (6) of `bptt`, once."""
+    """Runs (4) to (6) of `bptt` once."""
     params, state, reset_state, x, steps, _ = inputs
     before = select(steps.linked, state, reset_state)  # (4)
     after, _ = cell.step(params, before, cell.drive(params, keep(steps.mask, x)))

@@ -291,7 +291,7 @@ def test_large_matrices_stay_on_one_device(units, gates, count):
 
 
 def test_no_devices():
-    with pytest.raises(ValueError, match="`devices` must have one device at least"):
+    with pytest.raises(ValueError, match="`devices` must have at least one device"):
         train.make_step(
             jax.value_and_grad(mean_of_squares, has_aux=True), OPTIMIZER, []
         )

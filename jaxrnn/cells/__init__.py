@@ -6,4 +6,4 @@ from jaxrnn.cells.gru import gru
 from jaxrnn.cells.lstm import lstm
 
 CELLS: dict[str, Cell] = {"elman": elman, "lstm": lstm, "gru": gru}
-"""Every cell by its name: the one list of them."""
+"""Every cell by its name: the only list of cells."""

@@ -1,8 +1,8 @@
 """The contract of a cell: seven pure functions.
 
-A cell moves a state s through time. Write u[t] for the *drive* (all that depends on the
-input alone), θ for the parameters, R̂ for the loss, λ[t] = dR̂/ds[t] for the *adjoint*,
-and
+A cell moves a state s through time. Write u[t] for the *drive* (the part that depends
+on the input alone), θ for the parameters, R̂ for the loss, λ[t] = dR̂/ds[t] for the
+*adjoint*, and
 
     J[t] = ∂s[t]/∂s[t-1]            M[t] = ∂s[t]/∂θ  at fixed s[t-1]
 
@@ -11,15 +11,15 @@ Forward, one step at a time:
     u[t] = drive(θ, x[t])                                                         (1)
     s[t], res[t] = step(θ, s[t-1], u[t])                                          (2)
 
-Once all the states are known, J and M are too. `linearize` computes their coefficients
-for all t at once, and only the recursion itself is left to run backwards, step by step:
+Once all the states are known, so are J and M. `linearize` computes their coefficients
+for all t at once, and only the recursion itself runs backwards, step by step:
 
     lin[t] = linearize(θ, s[t-1], s[t], res[t])                                   (3)
     J[t]ᵀ λ[t] = state_vjp(θᵀ, lin[t], λ[t])                                      (4)
     Σ M[t]ᵀ λ[t], dx = param_vjp(θᵀ, x, s[t-1], lin, λ)                           (5)
 
-θᵀ stands for the parameters with every matrix transposed. All of them are plain arrays;
-a cell that multiplies with `ops.products.matmul` gets mixed precision right.
+θᵀ stands for the parameters with every matrix transposed. Cells receive plain arrays. A
+cell that multiplies with `ops.products.matmul` gets mixed precision right.
 
 Axes: T time, *B any number of batch axes, I input, H hidden, G = gates × H. Vectors are
 rows, so products read `x @ w_ih` and `h @ w_hh`.
@@ -46,7 +46,7 @@ Adjoint: TypeAlias = PyTree
 Drives: TypeAlias = PyTree
 """u, any tree of arrays, `[*N, G]`."""
 Residuals: TypeAlias = PyTree
-"""What a step leaves for `linearize`, any tree of arrays `[*N, ...]`."""
+"""The values that a step keeps for `linearize`, any tree of arrays `[*N, ...]`."""
 Lin: TypeAlias = PyTree
 """The coefficients of J and M, any tree of arrays `[*N, ...]`."""
 

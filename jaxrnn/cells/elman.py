@@ -9,10 +9,10 @@ adjoint is
     J[t]ᵀ λ[t] = δ[t] W_hhᵀ                                                        (2)
     dW_ih = Σ x[t]ᵀ δ[t],  dW_hh = Σ h[t-1]ᵀ δ[t],  db = Σ δ[t],  dx[t] = δ[t] W_ihᵀ (3)
 
-For the activations known by name ḟ is a function of h itself (tanh: 1 - h²), so nothing
-but the states need be kept. The gradient i steps back is a product of i factors ḟ and
+For the activations known by name, ḟ is a function of h itself (tanh: 1 - h²), so only
+the states are kept. The gradient i steps back is a product of i factors ḟ and
 Wₘ: with the logistic function (ḟ ≤ ¼) it vanishes fast, with tanh (ḟ ≤ 1) more slowly,
-and with relu or the identity it survives or explodes as Wₘ decides.
+and with relu or the identity Wₘ decides whether it vanishes, survives or explodes.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ With u[t] = x[t] W_ih + b, q = h[t-1] W_hh, and gates in the order r z n:
 
 These are PyTorch's and cuDNN's equations. r stands outside the product, as in the first
 version of the paper (arXiv:1406.1078v1; the third has W_n (r ⊙ h)), so that one product
-serves all three gates. Everything that goes back is proportional to λ:
+serves all three gates. Every term of the adjoint is proportional to λ:
 
     ν = (1 - z) ⊙ (1 - n²)                          ∂h/∂(argument of n)            (4)
     δ_q = λ ⊙ (ν (q_n + b_hn) r(1-r),  (h[t-1] - n) z(1-z),  ν r)                  (5)
@@ -60,8 +60,10 @@ class GRUState(NamedTuple):
 
 
 class GRURes(NamedTuple):
-    """What a step leaves for its linearization: `rz [..., 2H]`, `n [..., H]`, and the
-    factor of r, `inner = q_n + b_hn [..., H]`."""
+    """The values that a step keeps: `rz [..., 2H]`, `n`, and `inner = q_n + b_hn`.
+
+    `n` and `inner`, the factor of r, are `[..., H]`.
+    """
 
     rz: Array
     n: Array

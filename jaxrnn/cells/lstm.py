@@ -14,9 +14,10 @@ These are PyTorch's and cuDNN's equations. The adjoint (λ_h, λ_c) moves back b
     Jᵀλ = (δ W_hhᵀ,  κ ⊙ f)                                                          (6)
     dW_ih = Σ x[t]ᵀ δ,   dW_hh = Σ h[t-1]ᵀ δ,   db = Σ δ,   dx[t] = δ W_ihᵀ          (7)
 
-Everything in (4) to (6) but λ is known once the states are: that is `LSTMLin`. The
-remedy against the vanishing gradient is the last term of (6): along c the gradient is
-multiplied by f alone, with no weight and no slope, and survives where f is near 1.
+Everything in (4) to (6) except λ is known once the states are, and is kept in
+`LSTMLin`. The remedy against the vanishing gradient is the last term of (6): along c
+the gradient is multiplied by f alone, without weights or slopes, and survives where f
+is near 1.
 """
 
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def _init(
 
 def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
     shape = state_shape(params, batch_shape)
-    # Two arrays, not one twice: a state can be donated, and a buffer only once.
+    # Two separate arrays: a state can be donated, and a buffer only once.
     return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
 
 
@@ -94,9 +95,9 @@ def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]
 def _scale_and_shift(size: int, dtype: DTypeLike) -> tuple[Array, Array]:
     """Returns a and b per column, such that every gate is `a tanh(a z) + b`.
 
-    For σ(z) = ½ tanh(½ z) + ½. One contiguous activation over all four gates is what
-    lets XLA:CPU vectorize the step; its derivative, too, is a² - (gate - b)² for all
-    gates.
+    This works because σ(z) = ½ tanh(½ z) + ½. XLA:CPU can vectorize the step because
+    one contiguous activation covers all four gates. Its derivative, too, has one form
+    for all gates: a² - (gate - b)².
     """
     scale = np.repeat([0.5, 0.5, 1.0, 0.5], size)
     shift = np.repeat([0.5, 0.5, 0.0, 0.5], size)

@@ -1,8 +1,8 @@
 """Packed weights: the blocks of all gates side by side in one matrix.
 
-G = gates × H. Which block belongs to which gate is declared once, as `gates` on the
-class of the parameters, for all who need to know: initializers, diagnostics, other
-libraries' layouts.
+G = gates × H. The class of the parameters declares once, as `gates`, which block
+belongs to which gate. Initializers, diagnostics and other libraries' layouts read it
+there.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def units_in(params: Params) -> int:
         gates.
     """
     gates = len(type(params).gates.order)
-    # Whatever is not a matrix, such as None, has zeros here, and is refused below.
+    # Anything other than a matrix, such as None, gets zeros here and is refused below.
     inputs, columns = (*np.shape(params.w_ih), 0, 0)[:2]
     hidden, width = (*np.shape(params.w_hh), 0, 0)[:2]
     # Transposed weights, as PyTorch stores them, are refused with the shape they need.
@@ -113,7 +113,7 @@ def recurrent_weights(
 ) -> Float[Array, "H G"]:
     """Draws orthogonal blocks `[H, H]`, one for each gate.
 
-    All singular values are 1, so that at the start the product of Wₘ over many steps
+    All singular values are 1, so an untrained network's product of Wₘ over many steps
     neither explodes nor vanishes by itself (Saxe, McClelland & Ganguli, 2014, section
     3).
     """

@@ -1,1 +1,1 @@
-"""What the engines and the cells are made of: products, selection, chunks, norms."""
+"""Building blocks of the engines and the cells: products, selection, chunks, norms."""

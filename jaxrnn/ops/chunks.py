@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 def chunk_length(size: int, aim: int) -> int:
     """Returns a chunk of about `aim` steps, K ≥ 1, for a sequence of `size` steps.
 
-    If there is a divisor of `size` within a factor of 2, it is chosen: it spares the
-    program a tail, which costs a copy and a second compilation of the loop.
+    It is a divisor of `size` if there is one within a factor of 2, because a tail costs
+    a copy and a second compilation of the loop.
     """
     aim = max(1, min(aim, size))
     candidates = range(-(-aim // 2), min(2 * aim, size) + 1)
@@ -32,14 +32,16 @@ def scan(
     """Runs `body(carry, per_chunk, per_step)` over chunks of K steps, for any T.
 
     `per_step` leaves are `[T, ...]`, of which `body` gets `[K, ...]`; `per_chunk`
-    leaves are `[⌈T/K⌉, ...]`. Where K does not divide T, the tail is one more chunk,
-    outside the loop; where K = T there is no loop, and only there may K be symbolic,
-    under `jax.export`. Returns the carry, and both kinds of output in the same layout.
+    leaves are `[⌈T/K⌉, ...]`. If K does not divide T, the tail is one more chunk,
+    outside the loop. If K = T there is no loop; only then may K be symbolic, under
+    `jax.export`. Returns the carry, and both kinds of output in the same layout.
     """
+    # How many chunks are whole, and what is left over.
     size = jax.tree.leaves(per_step)[0].shape[0]
     count, tail = (0, size) if size == chunk else divmod(size, chunk)
     whole = size - tail
 
+    # The loop over whole chunks, and the tail after it.
     def run_whole(carry):
         chunks = jax.tree.map(
             lambda a: a[:whole].reshape(count, chunk, *a.shape[1:]), per_step
@@ -60,6 +62,7 @@ def scan(
         carry, once, ys = body(carry, jax.tree.map(lambda a: a[-1], per_chunk), rest)
         return carry, (jax.tree.map(lambda a: a[None], once), ys)
 
+    # Both in the order of the run; the outputs in the order of time.
     if not tail or not count:
         carry, outputs = run_tail(carry) if tail else run_whole(carry)
     elif reverse:

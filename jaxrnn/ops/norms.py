@@ -15,8 +15,8 @@ from jaxrnn.ops.products import accumulation_dtype
 def norm(tree: PyTree, axis: int | None = None) -> Array:
     """Returns the norm over all leaves and `axis` (None: all axes), `[]` or `[...]`.
 
-    In float32 or wider. Numbers are divided by the largest before they are squared:
-    adjoints are small, and in float32 the square of 1e-30 is 0.
+    It is in float32 or wider. Numbers are divided by the largest before they are
+    squared, because adjoints are small, and in float32 the square of 1e-30 is 0.
     """
     tree = jax.tree.map(lambda a: a.astype(accumulation_dtype(a.dtype)), tree)
     largest = largest_modulus(tree, axis)
@@ -29,7 +29,7 @@ def norm(tree: PyTree, axis: int | None = None) -> Array:
 def sum_of_squares(tree: PyTree, axis: int | None = None) -> Array:
     """Returns Σ a² over all leaves and `axis` (None: all axes), `[]` or `[...]`.
 
-    In float32 or wider.
+    It is in float32 or wider.
     """
     wide = jax.tree.map(lambda a: a.astype(accumulation_dtype(a.dtype)), tree)
     sums = [jnp.sum(jnp.square(a), axis=axis) for a in jax.tree.leaves(wide)]

@@ -1,10 +1,10 @@
-"""How arrays lie on a mesh, as a scan and a hand-written backward pass must know.
+"""Placement of arrays on a mesh, for scans and hand-written backward passes.
 
 On one device, and under `jit` with automatic sharding, nothing here does anything. It
 matters inside `shard_map`, where an array either varies over a mesh axis or does not,
 and on meshes with explicit axes, where every array's type says how it is sharded: a
-scan wants its carry to have one type throughout, and a backward pass must give a
-cotangent the type of its primal.
+scan requires a carry of one type throughout, and a backward pass must give a cotangent
+the type of its primal.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from jaxtyping import PyTree
 
 
 def varying_alike(tree: PyTree) -> Any:
-    """Every leaf lifted to all the manual mesh axes over which any of them varies.
+    """Returns every leaf lifted to all manual mesh axes over which any of them varies.
 
-    Where a leaf did not vary, the transpose of this cast is the sum of its cotangent
-    over those axes: so the gradient of replicated parameters comes out summed, with no
-    collective of ours.
+    Where a leaf did not vary, the transpose of this cast sums its cotangent over those
+    axes. So the gradient of replicated parameters is summed without a collective in
+    our code.
     """
     union = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
 
@@ -32,7 +32,7 @@ def varying_alike(tree: PyTree) -> Any:
 
 
 def varying(a: Array, axes: tuple[str, ...]) -> Array:
-    """`a [...]`, cast to vary over manual mesh axes over which it did not."""
+    """Returns `a [...]`, cast to vary over manual mesh axes over which it did not."""
     # `pvary` up to JAX 0.8.1, deprecated for `pcast` since.
     if hasattr(lax, "pcast"):
         return lax.pcast(a, axes, to="varying")
@@ -57,13 +57,11 @@ def as_batch_of(xs: Array, state: PyTree) -> Any:
 
 
 def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
-    """That of Σ aᵀ b, `[K, M]`, over the leading axes of `a [*N, K]` and `b [*N, M]`.
+    """Returns the sharding of Σ aᵀ b, `[K, M]`, for `a [*N, K]` and `b [*N, M]`.
 
-    Each last axis stays as it was, and the sum over the others is a sum over devices
-    too.
-
-    None where the compiler chooses. On explicit axes it must be said, for a sum over a
-    sharded axis could as well stay sharded.
+    Each last axis keeps its sharding, and the sum over the leading axes is a sum over
+    devices too. Returns None where the compiler chooses. On explicit axes the sharding
+    must be given, because a sum over a sharded axis could also stay sharded.
     """
     if not (is_explicit(a) or is_explicit(b)):
         return None

@@ -16,9 +16,10 @@ from jaxtyping import Float, PyTree
 
 from jaxrnn.ops import placement
 
-# Bytes. A few rows are multiplied fastest by a matrix smaller than SMALL if the sums
-# run over its rows, and by a matrix of LARGE or more, which outgrows the cache, if the
-# sums run over its columns (`stored_for_loop`).
+# SMALL and LARGE are bytes. With fewer than FEW_ROWS rows, a product with a matrix
+# below SMALL is fastest if the sums run over its rows. With a matrix of LARGE or more,
+# which outgrows the cache, it is fastest if they run over its columns
+# (`stored_for_loop`).
 SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
 
 
@@ -85,7 +86,7 @@ def cast_like(tree: PyTree, like: PyTree) -> Any:
 
 
 def matrices_in(params: PyTree, dtype: DTypeLike | None) -> Any:
-    """Returns the parameters with every matrix cast to `dtype`; unchanged for None."""
+    """Returns the parameters with every matrix cast to `dtype`; None: unchanged."""
     if dtype is None:
         return params
     return jax.tree.map(lambda p: p.astype(dtype) if p.ndim == 2 else p, params)
@@ -106,10 +107,10 @@ def stored_for_loop(
 
     On two cores, with 16 to 32 rows, a `[256, 64]` matrix reached 52 to 67 GFLOP/s as
     stored and 31 to 50 transposed; a `[4096, 1024]` matrix, too large for the cache, 94
-    to 102 and 107 to 133. From 64 rows on there is little between them (`python -m
-    benchmarks.profile.products`). A matrix that is faster the other way round is copied
-    once, here. The function that is returned transposes what is stored back inside the
-    loop, which XLA folds into the product, so a cell sees plain arrays.
+    to 102 and 107 to 133. From 64 rows on they differ little (`python -m
+    benchmarks.profile.products`). A matrix that is faster transposed is copied once,
+    here. The returned function transposes it back inside the loop, which XLA folds into
+    the product, so a cell sees plain arrays.
 
     Args:
       params: a tree of arrays; only the matrices, `[K, M]`, are ever stored transposed.

@@ -1,8 +1,8 @@
-"""How far back a loss must be sent, measured from what each lag contributes.
+"""How far back a loss must reach, measured from the contribution of each lag.
 
-With d_i the contribution of lag i to the gradient of a loss at step T: of the
-parameters at step T-i, i = 0, 1, … (so dR̂/dθ = Σ d_i; `flow.lag_gradients` returns the
-same terms), and λ[T-i] = dR̂/ds[T-i], seen over R steps,
+Let d_i be the contribution of lag i, the parameters at step T-i, to the gradient of a
+loss at step T. So dR̂/dθ = Σ d_i for i = 0, 1, …; `flow.lag_gradients` returns the same
+terms. With λ[T-i] = dR̂/ds[T-i], measured over R steps,
 
     ‖dR̂/dθ - Σ_{i<K} d_i‖ ≤ E_K = Σ_{K≤i<R} ‖d_i‖ + ‖d_{R-1}‖ β / (1 - β)         (1)
     relative bias of K ≤ E_K / max_k (‖Σ_{i<k} d_i‖ - E_k)                        (2)
@@ -32,12 +32,12 @@ LEAST = 4
 
 
 class AdaptiveTruncation(NamedTuple):
-    """How far back a loss must be sent. R is the number of steps that were measured."""
+    """How far back a loss must reach. R is the number of steps that were measured."""
 
     window: int | None
-    """K, the least with a relative bias of at most δ; None: no K ≤ R is known to be."""
+    """The least K known to have a relative bias of at most δ; None: no such K ≤ R."""
     rate: float
-    """β, by which the adjoint decays per step; from 1 on nothing is known."""
+    """β, by which the adjoint decays per step; if β ≥ 1, no bias is bounded."""
     contributions: Float64[np.ndarray, " R"]
     """‖d_i‖, by lag i: the norms of the terms that `flow.lag_gradients` returns."""
     biases: Float64[np.ndarray, " R"]
@@ -47,21 +47,21 @@ class AdaptiveTruncation(NamedTuple):
 def adaptive_truncation(
     loss_fn: LossFn, bias: float
 ) -> Callable[[Any, Any, Any], AdaptiveTruncation]:
-    """Chooses how far to send a loss back from how its adjoint decays, (1) and (2).
+    """Chooses how far back a loss reaches, from the decay of its adjoint, (1) and (2).
 
-    Train with it as with any truncation; measure again, now and then, as the network
-    learns:
+    Train with the result as with any truncation, and measure again now and then as the
+    network learns:
 
         measure = adaptive_truncation(loss_fn, 0.1)
         K = measure(params, state, batch).window
         fn = jax.jit(truncated_value_and_grad(loss_fn, window, backprop=window + K - 1))
 
-    Then every loss reaches back at least K steps. Every new K is a new compilation:
-    round it up, to a power of 2, say.
+    Then every loss reaches back at least K steps. Every new K is a new compilation, so
+    round it up, for example to a power of 2.
 
-    The decay is that of this batch's last loss, and δ that of its gradient (the
-    gradients of many losses cancel, near a minimum more than their biases do). A batch
-    of many sequences averages over them. The bound adds up norms, so it is safe, and
+    Both the decay and δ refer to the last loss of this batch. (The gradients of many
+    losses cancel; near a minimum they cancel more than their biases do.) A batch of
+    many sequences averages over them. The bound adds up norms, so it is safe, but
     larger than the bias where contributions cancel.
 
     Args:
@@ -71,8 +71,8 @@ def adaptive_truncation(
 
     Returns:
       A function of `params`, of `state` (that before the first step) and of `batch`, a
-      tree of arrays `[R, ...]`, time first; R should be some times the memory that is
-      expected. It compiles once for each shape, and holds the R states.
+      tree of arrays `[R, ...]`, time first; R should be several times the expected
+      memory. It compiles once for each shape, and holds the R states.
 
     Raises:
       TypeError, ValueError: if `bias` is not between 0 and 1; when called, if the
@@ -88,6 +88,7 @@ def adaptive_truncation(
     measured = jax.jit(lambda *arguments: _contributions(loss_fn, *arguments))
 
     def measure(params: Params, state: PyTree, batch: PyTree) -> AdaptiveTruncation:
+        # The contributions of every lag.
         batch = jax.tree.map(jnp.asarray, batch)
         size = checks.common_length("batch", batch)
         if size < LEAST:
@@ -100,6 +101,7 @@ def adaptive_truncation(
                 "the loss of the last step of `batch` must have a gradient, but it is "
                 "zero. End the batch with a step that has a label."
             )
+        # The decay beyond R: without one, no bias is bounded.
         rate = decay_rate(adjoints)
         if rate >= 1:
             return AdaptiveTruncation(None, rate, parts, np.full(size, np.inf))
@@ -109,6 +111,7 @@ def adaptive_truncation(
         # (2): ‖dR̂/dθ‖ is at least `least`.
         least = np.max(sums - errors)
         biases = errors / least if least > 0 else np.full(size, np.inf)
+        # The least window within the bias.
         enough = np.flatnonzero(biases <= bias)
         window = int(enough[0]) + 1 if enough.size else None
         return AdaptiveTruncation(window, rate, parts, biases)

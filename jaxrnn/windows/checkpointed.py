@@ -8,8 +8,8 @@ window w, and R̂ = Σ R̂_w that of the sequence. With s_w the state before win
     dR̂/dθ = Σ (∂R̂_w/∂θ + (∂s_{w+1}/∂θ)ᵀ λ_{w+1})                                   (2)
     λ_w = ∂R̂_w/∂s_w + (∂s_{w+1}/∂s_w)ᵀ λ_{w+1}                  for w = …, 1, 0    (3)
 
-(1) keeps only the T/K states s_w; (2) and (3) run each window once more, and hold what
-one window's backward pass needs. A window is a sequence too, so it can be cut into
+(1) keeps only the T/K states s_w. (2) and (3) run each window once more, and hold the
+memory of one window's backward pass. A window is a sequence too, so it can be cut into
 windows itself.
 """
 
@@ -99,7 +99,7 @@ def checkpointed_value_and_grad(
 
 
 class Problem(NamedTuple):
-    """What is the same in every window."""
+    """The values that are the same in every window."""
 
     loss_fn: LossFn
     params: Params
@@ -108,7 +108,7 @@ class Problem(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """`size` steps from step `at`, a scalar, on."""
+    """`size` steps, beginning with step `at`, a scalar."""
 
     at: int | Array
     size: int
@@ -125,7 +125,7 @@ class Segment(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the backward pass carries from window to window; the loss is a scalar."""
+    """The values that the backward pass carries along; the loss is a scalar."""
 
     adjoint: list[Array]
     """λ, of the floating leaves of the state, `[*B, H]`."""
@@ -134,7 +134,7 @@ class Sums(NamedTuple):
 
 
 def _forward(problem: Problem, cuts: Sequence[int], start: PyTree, segment: Segment):
-    """(1): the last state, those before the full windows, the one before the rest."""
+    """Runs (1): the last state, those before full windows, the one before the rest."""
     if not cuts or not segment.size:
         steps = segments.slice_steps(problem.batch, *segment)
         return problem.loss_fn(problem.params, start, steps)[1], None, None
@@ -157,7 +157,7 @@ def _forward(problem: Problem, cuts: Sequence[int], start: PyTree, segment: Segm
 def _backward(
     problem: Problem, cuts: Sequence[int], sums: Sums, start: PyTree, segment: Segment
 ):
-    """(2) and (3): the sums up to a segment's start, and the state at its end."""
+    """Runs (2) and (3): the sums up to a segment's start, and the state at its end."""
     if not cuts or not segment.size:
         steps = segments.slice_steps(problem.batch, *segment)
         loss, last, back = segments.pull_back(

@@ -1,13 +1,13 @@
-"""Truncation at random, such that the gradient is right on average.
+"""Random truncation whose gradient is right on average.
 
-*Randomized* truncation cuts the way from step t to t-1 with probability c[t], and makes
-up for the cuts where it does not cut, with the factor γ of `jaxrnn.unroll`:
+*Randomized* truncation cuts the way from step t to t-1 with probability c[t]. Where it
+does not cut, the factor γ of `jaxrnn.unroll` makes up for the cuts:
 
     γ[t] = 0 with probability c[t],  else 1 / (1 - c[t]),   so E[γ[t] … γ[t-i]] = 1 (1)
 
-for c[t] may depend on the cuts before t, and on nothing after. Cuts at every step with
-the same probability make windows of geometric length; with n steps since the last cut
-and
+This holds because c[t] may depend on the cuts before t, but on nothing after. Cuts with
+the same probability at every step make windows of geometric length. With n steps since
+the last cut and
 
     c = (α - 1) / ((α - 2) K + n)                                                   (2)
 

@@ -23,9 +23,9 @@ ValueAndGrad: TypeAlias = Callable[[Any, Any, Any], tuple[tuple[Any, Any], Any]]
 
 
 def checked(loss_fn: LossFn) -> LossFn:
-    """Returns the same function, which raises where it breaks its contract.
+    """Returns the same function, with its contract checked at every call.
 
-    The loss must be one number, the returned state like the one given.
+    The loss must be one number, and the returned state like the one given.
     """
 
     checks.function("loss_fn", loss_fn, "(params, state, batch) -> (loss, state)")
@@ -49,8 +49,8 @@ def admit(
     """
     state, batch = jax.tree.map(jnp.asarray, (state, batch))
     checks.within(name, window, checks.common_length("batch", batch))
-    # The parameters decide too, but are returned unchanged: where they are the same all
-    # over a mesh, their gradient is summed over it, as with `jax.grad`.
+    # The parameters count here too, but are not replaced: if they are replicated over a
+    # mesh, their gradient is summed over it, as with `jax.grad`.
     return placement.varying_alike((params, state, batch, jnp.zeros(())))[1:]
 
 
@@ -63,7 +63,7 @@ def zero_loss(
 
 
 def slice_steps(batch: PyTree, at: int | Array, size: int) -> Any:
-    """Returns `size` steps from step `at` on of leaves `[T, ...]`; copies no more."""
+    """Returns `size` steps of leaves `[T, ...]`, from step `at` on; copies no others."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, at, size), batch)
 
 

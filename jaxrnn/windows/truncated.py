@@ -1,8 +1,8 @@
 """Truncated BPTT as windowed scans.
 
 Cut a sequence of T steps into windows w = 0, 1, … of K₁ steps; R̂_w is the loss of
-window w, and R̂ = Σ R̂_w that of the sequence. With sg(·) a value without its gradient,
-and window w run from the state at step a_w,
+window w, and R̂ = Σ R̂_w that of the sequence. Let sg(·) stop the gradient, and
+let window w run from the state at step a_w:
 
     a_w = max(0, (w + 1) K₁ - K₂),      R̂_w = loss of window w, from sg(s[a_w])    (1)
     dR̂/dθ ≈ Σ dR̂_w/dθ                                                              (2)
@@ -122,20 +122,22 @@ def scan(
       visit: `(carry, states, value_and_grad) -> (carry, states, out)`, called once per
         window. `value_and_grad(params)` returns `((R̂_w, states), dR̂_w/dθ)`; the next
         window starts from the states that `visit` returns, these or the ones it was
-        given. The windows that end before step K₂, if any, are visited as one, for no
-        gradient is cut among them.
-      carry: what `visit` carries.
+        given. The windows that end before step K₂, if any, are visited as one, because
+        no gradient is cut among them.
+      carry: the value that `visit` carries along.
       state: the state before the first step.
       batch: a tree of arrays `[T, ...]`.
 
     Returns:
       The carry, the state after the last step, and the `out`s, `[visits, ...]`.
     """
+    # Where the first segment ends, and where the last full window does.
     lag = backprop - window
     size = checks.common_length("batch", batch)
     head = min(-(-lag // window) * window, size)
     whole = max(head, size - size % window)
 
+    # One visit.
     def over_segment(carry, start, segment, counted, kept):
         """Visits a segment: losses count from step `counted` on, and the next segment
         starts from the state after `kept` steps."""
@@ -169,11 +171,12 @@ def scan(
     if head < whole:
         carry, out = lax.scan(over_window, carry, jnp.arange(head, whole, window) - lag)
         outs.append(out)
-    # The rest.
+    # The last window, if it is shorter.
     if whole < size:
         segment = jax.tree.map(lambda a: a[whole - lag :], batch)
         carry, out = over_segment(carry, carry[1][1], segment, lag, window)
         outs.append(jax.tree.map(lambda a: a[None], out))
+    # The outputs of all visits.
     carry, (last, _) = carry
     if not outs:
         return carry, last, None
@@ -181,7 +184,7 @@ def scan(
 
 
 def _parts(segment: PyTree, counted: int, kept: int) -> list[tuple[Any, int]]:
-    """Returns the parts of a segment between the steps named, and where each ends."""
+    """Returns the parts of a segment, cut at the given steps, and where each ends."""
     length = checks.common_length("batch", segment)
     edges = sorted({0, counted, kept, length} & set(range(length + 1)))
 
