@@ -179,7 +179,7 @@ def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
 
 
 def _skip_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
-    """Replaces `_chunk_fwd` where all steps are masked: the state passes through."""
+    """Replaces `_chunk_fwd` if all steps are masked: the state passes through."""
     size = chunk.xs.shape[0]
     states = jax.tree.map(lambda s: jnp.broadcast_to(s, (size, *s.shape)), before)
     if not keep_res:
@@ -191,7 +191,7 @@ def _skip_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
 
 def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
-    """Replaces `_chunk_bwd` where all steps are masked: the adjoint is scaled or cut."""
+    """Replaces `_chunk_bwd` if all steps are masked: the adjoint is scaled or cut."""
     uncut, gamma = chunk.steps.uncut, chunk.steps.gamma
     passes = None if uncut is None else jnp.all(uncut)
     factor = None if gamma is None else jnp.prod(gamma, axis=0)

@@ -63,7 +63,7 @@ def zero_loss(
 
 
 def slice_steps(batch: PyTree, at: int | Array, size: int) -> Any:
-    """Returns `size` steps of leaves `[T, ...]`, from step `at` on; copies no others."""
+    """Returns `size` steps of leaves `[T, ...]` from step `at` on; copies no others."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, at, size), batch)
 
 

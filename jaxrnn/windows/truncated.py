@@ -1,8 +1,8 @@
 """Truncated BPTT as windowed scans.
 
 Cut a sequence of T steps into windows w = 0, 1, … of K₁ steps; R̂_w is the loss of
-window w, and R̂ = Σ R̂_w that of the sequence. Let sg(·) stop the gradient, and
-let window w run from the state at step a_w:
+window w, and R̂ = Σ R̂_w that of the sequence. Let sg(·) stop the gradient, and let
+window w run from the state at step a_w:
 
     a_w = max(0, (w + 1) K₁ - K₂),      R̂_w = loss of window w, from sg(s[a_w])    (1)
     dR̂/dθ ≈ Σ dR̂_w/dθ                                                              (2)
@@ -137,7 +137,7 @@ def scan(
     head = min(-(-lag // window) * window, size)
     whole = max(head, size - size % window)
 
-    # One visit.
+    # One visit: the loss of a segment, and the states that go on from it.
     def over_segment(carry, start, segment, counted, kept):
         """Visits a segment: losses count from step `counted` on, and the next segment
         starts from the state after `kept` steps."""
