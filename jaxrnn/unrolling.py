@@ -46,6 +46,11 @@ def unroll(
     mode of any order works, and forward mode over reverse mode. Forward mode alone does
     not go through a hand-written backward pass: call `unroll_autodiff` for it.
 
+    A sequence with resets may be split into calls anywhere:
+
+        state, hs = jaxrnn.unroll(cell, params, state, xs[:9], reset=dones[:9])
+        state, hs = jaxrnn.unroll(cell, params, state, xs[9:], reset=dones[9:])
+
     A call outside `jit` is compiled once for each cell and each kind of arguments.
     `cell`, `reverse` and the options from `truncate` on, except `gamma`, are static:
     under `jit`, close over them.

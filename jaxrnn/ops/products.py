@@ -22,6 +22,11 @@ from jaxrnn.ops import placement
 # (`stored_for_loop`).
 SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
 
+# XLA:CPU of JAX 0.8.0 cannot multiply bfloat16 rows on several leading axes by a
+# transpose. Later versions can, and keep the axes: merging them would move the batch
+# between devices where it is split.
+ONE_LEADING_AXIS = jax.__version_info__ < (0, 8, 1)
+
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """Returns the dtype in which sums accumulate: float32, or `dtype` if wider."""
@@ -34,9 +39,8 @@ def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N 
     It is multiplied in the dtype of `w`, and accumulated in float32 or wider.
     """
     rows = a.astype(w.dtype)
-    # XLA:CPU of JAX 0.8 cannot multiply bfloat16 rows on several leading axes by a
-    # transpose.
-    if w.dtype.itemsize < 4 and a.ndim > 2 and not placement.is_explicit(a):
+    narrow = w.dtype.itemsize < 4 and a.ndim > 2
+    if ONE_LEADING_AXIS and narrow and not placement.is_explicit(a):
         rows = rows.reshape(-1, a.shape[-1])
     product = lax.dot_general(
         rows,
