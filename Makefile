@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(READY)
 
-train: $(READY)  ## the main job: a language model of Shakespeare, in about six minutes
+train: $(READY)  ## the main job: a language model of Shakespeare, in about four minutes
 	$(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
 # The tests compile thousands of small programs and run each once, so XLA:CPU's and LLVM's
