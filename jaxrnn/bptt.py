@@ -42,8 +42,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Adjoint, Cell, Lin, Params, Residuals, State
 from jaxrnn.ops import chunks, products
+from jaxrnn.ops.ids import are_ids, leading_shape
 from jaxrnn.ops.selection import keep, scale, select
 from jaxrnn.plan import Plan
 
@@ -64,7 +66,10 @@ class Steps(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Everything that the outputs depend on: `xs [T, *B, I]`, states `[*B, H]`."""
+    """Everything that the outputs depend on: `xs [T, *B, I]`, states `[*B, H]`.
+
+    Ids `[T, *B]` stand for one-hot vectors, and have no cotangent.
+    """
 
     params: Params
     state: State
@@ -157,6 +162,8 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
     emitted = adjoints if engine.plan.adjoints else None
     adjoints = keep(chunk.steps.mask, adjoints)
     dparams, dxs = cell.param_vjp(params_t, chunk.xs, befores, lin, adjoints)  # (3)
+    checks.gradients(dparams, engine.params)
+    dxs = None if are_ids(chunk.xs) else dxs
     dparams = jax.tree.map(jnp.add, sums.dparams, dparams)
     return Sums(adjoint, dreset, dparams), (dxs, emitted)
 
@@ -196,7 +203,8 @@ def _skip_bwd(sums: Sums, _: State, chunk: Chunk):
     passes = None if uncut is None else jnp.all(uncut)
     factor = None if gamma is None else jnp.prod(gamma, axis=0)
     sums = sums._replace(adjoint=scale(factor, keep(passes, sums.adjoint)))
-    return sums, (jnp.zeros_like(chunk.xs), None)
+    dxs = None if are_ids(chunk.xs) else jnp.zeros_like(chunk.xs)
+    return sums, (dxs, None)
 
 
 def _run_or_skip(steps: Steps, run: Run, skip: Run, *arguments: Any) -> Any:
@@ -270,7 +278,7 @@ def _stored(plan: Plan, inputs: Inputs, transpose: bool):
     params = products.matrices_in(inputs.params, plan.compute_dtype)
     if transpose and plan.store == "boundaries":  # the least memory, so no copies
         return params, partial(products.transposed, params)
-    rows = math.prod(inputs.xs.shape[1:-1])
+    rows = math.prod(leading_shape(inputs.xs)[1:])
     return params, products.stored_for_loop(params, rows, transpose)
 
 

@@ -14,7 +14,8 @@ from jax.core import Tracer
 
 from jaxrnn import arguments
 from jaxrnn.arguments import Given, describe
-from jaxrnn.cells.base import Cell, Shape
+from jaxrnn.cells.base import Cell, Params, Shape
+from jaxrnn.ops.ids import are_ids, leading_shape
 from jaxrnn.ops.products import accumulation_dtype
 
 
@@ -29,29 +30,33 @@ def sequence(
     """
     params = cell_and_params(cell, params)
     xs = sequences("xs", xs)
-    inputs("xs", "(T, *B, I), time first and the inputs last", xs, params, ndim=2)
-    state = given_or_initial(cell, params, state, xs.shape[1:-1])
-    mask = None if mask is None else steps("mask", array("mask", mask), xs.shape[:-1])
+    inputs("xs", ("T", "*B"), xs, params, state)
+    shape = leading_shape(xs)
+    state = given_or_initial(cell, params, state, shape[1:])
+    takes_ids(cell, params, "xs", xs)
+    mask = None if mask is None else steps("mask", array("mask", mask), shape)
     if reset is not None:
-        reset = steps("reset", array("reset", reset), xs.shape[:-1])
+        reset = steps("reset", array("reset", reset), shape)
     return params, state, xs, mask, reset
 
 
 def one_step(
     cell: Given, params: Given, state: Given, x: Given
 ) -> tuple[Any, Any, Array]:
-    """Returns the arguments as `sequence` does, for a single input `x [*B, I]`."""
+    """Returns the arguments as `sequence` does, for a single `x [*B, I]` or `[*B]`."""
     params = cell_and_params(cell, params)
     x = sequences("x", x)
-    inputs("x", "(*B, I), the inputs last", x, params, ndim=1)
-    if state is None and x.ndim > 2:
-        batch = x.shape[:-1]
+    inputs("x", ("*B",), x, params, state)
+    batch = leading_shape(x)
+    if state is None and len(batch) > 1:
         raise ValueError(
             f"`state` must be given for an `x` with several batch axes, {x.shape}. "
             "`step` takes one time step: give a sequence to jaxrnn.unroll. If all axes "
             f"but the last are batch axes, pass cell.initial_state(params, {batch})."
         )
-    return params, given_or_initial(cell, params, state, x.shape[:-1]), x
+    state = given_or_initial(cell, params, state, batch)
+    takes_ids(cell, params, "x", x)
+    return params, state, x
 
 
 def given_or_initial(
@@ -192,12 +197,21 @@ def sequences(name: str, got: Given) -> Array:
     return array(name, got, cure)
 
 
-def inputs(name: str, shape: str, xs: Array, params: Given, ndim: int) -> None:
-    """Raises unless `xs` has at least `ndim` axes, and the dtype of `params`."""
-    if xs.ndim < ndim:
+def inputs(
+    name: str, axes: tuple[str, ...], xs: Array, params: Given, state: Given
+) -> None:
+    """Raises unless `xs` are ids, or vectors of the dtype of `params`.
+
+    Ids have these `axes`, the batch among them; vectors have one more, of inputs.
+    """
+    if are_ids(xs):
+        return ids(name, axes, xs, params, state)
+    time_first = "time first and " if "T" in axes else ""
+    if xs.ndim < len(axes):
         raise ValueError(
-            f"`{name}` must have shape {shape}, but got {xs.shape}. Give a sequence of "
-            f"numbers an axis of inputs: {name}[..., None]."
+            f"`{name}` must have shape ({', '.join(axes)}, I), {time_first}the inputs "
+            f"last, but got {xs.shape}. Give a sequence of numbers an axis of inputs: "
+            f"{name}[..., None]."
         )
     dtype = jax.tree.leaves(params)[0].dtype
     if xs.dtype == dtype:
@@ -211,13 +225,83 @@ def inputs(name: str, shape: str, xs: Array, params: Given, ndim: int) -> None:
             f"jnp.concatenate([{name}.real, {name}.imag], -1)."
         )
     else:
-        cure = (
-            f"Encode ids first, e.g. jax.nn.one_hot({name}, I, dtype={str(dtype)!r}); "
-            f"cast numbers, such as pixels: {cast}."
-        )
+        cure = f"Cast numbers: {cast}. Ids are integers: {name}.astype(int)."
     raise TypeError(
         f"`{name}` must have the dtype of `params`, {dtype}, but got {xs.dtype}. {cure}"
     )
+
+
+def ids(
+    name: str, axes: tuple[str, ...], xs: Array, params: Given, state: Given
+) -> None:
+    """Raises unless integers `xs` can be ids, and do not look like features.
+
+    They do if `state` fits all but their last axis, or if no state says that this is a
+    batch axis beside another one.
+    """
+    dtype = jax.tree.leaves(params)[0].dtype
+    cast = f"{name}.astype({str(dtype)!r})"
+    got = f"{xs.dtype} of shape {xs.shape}"
+    if not hasattr(params, "w_ih"):
+        raise TypeError(
+            f"integer `{name}` are ids, which select rows of `params.w_ih`, but "
+            f"{type(params).__name__} has none. Cast numbers: {cast}."
+        )
+    shape = ", ".join(axes)
+    if xs.ndim < len(axes) - 1:
+        raise ValueError(
+            f"integer `{name}` are ids and must have shape ({shape}), time first, but "
+            f"got {got}. One step: jaxrnn.step."
+        )
+    batch = xs.shape[len(axes) - 1 :]
+    leaves = [leaf for leaf in jax.tree.leaves(state) if hasattr(leaf, "shape")]
+    if state is None and len(batch) > 1:
+        why = " and no `state`"
+    elif leaves and batch and leaves[0].shape[:-1] == batch[:-1]:
+        why = f" and a `state` for batch axes {batch[:-1]}"
+    else:
+        return
+    raise ValueError(
+        f"integer `{name}` are ids, ({shape}), but got {got}{why}. If the last axis "
+        f"holds features, cast them: {cast}. If it is a batch axis, give a state for "
+        f"it: cell.initial_state(params, {batch})."
+    )
+
+
+def takes_ids(cell: Cell, params: Params, name: str, xs: Array) -> None:
+    """Raises `TypeError` if `xs` are ids, but the cell's `drive` takes only vectors."""
+    if not are_ids(xs):
+        return
+    rule = f"integer `{name}` are ids, but the cell's `drive` does not take them"
+    try:
+        us = jax.eval_shape(cell.drive, params, xs)
+    except (TypeError, ValueError, IndexError) as error:
+        raise TypeError(f"{rule}. {CURE_OF_IDS}") from error
+    shapes = [u.shape for u in jax.tree.leaves(us)]
+    if any(shape[:-1] != xs.shape for shape in shapes):
+        raise TypeError(
+            f"{rule}: for {xs.shape} it must return (..., G), but returned {shapes}. "
+            f"{CURE_OF_IDS}"
+        )
+
+
+CURE_OF_IDS = (
+    "Call jaxrnn.cells.weights.affine in `drive` and affine_vjp in `param_vjp`, or "
+    "encode ids: jax.nn.one_hot."
+)
+
+
+def gradients(got: Given, params: Params) -> None:
+    """Raises `TypeError` unless a cell's `param_vjp` returned a tree like `params`.
+
+    A gradient of fewer axes would be broadcast, silently, when chunks are summed.
+    """
+    shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (got, params))
+    if shapes != expected:
+        raise TypeError(
+            f"the cell's `param_vjp` must return a gradient of each parameter's shape, "
+            f"{expected}, but returned {shapes}. For ids: {CURE_OF_IDS}"
+        )
 
 
 def same_state(got: Given, expected: Given, made: str, name: str = "state") -> None:
@@ -271,10 +355,11 @@ def steps(name: str, got: Array, shape: Shape, axes: str = "(T, *B)") -> Array:
     return got
 
 
-def factors(name: str, got: Array, xs: Array) -> Array:
+def factors(name: str, got: Array, shape: Shape, dtype: Given) -> Array:
     """Returns `got`, `(T,)` or `(T, *B)`, with axes of size 1 for those it lacks.
 
-    It is in float32, or wider where `xs` is: in bfloat16 a factor of 1.003 would be 1.
+    It is in float32, or wider where `dtype` is: in bfloat16 a factor of 1.003 would be
+    1. `shape` is (T, *B).
 
     Raises:
       TypeError, ValueError: if it is not floating, or of another shape.
@@ -283,14 +368,14 @@ def factors(name: str, got: Array, xs: Array) -> Array:
         raise TypeError(
             f"`{name}` must be floating, but got {got.dtype}: {name}.astype(float)."
         )
-    steps, batch = xs.shape[:1], xs.shape[1:-1]
+    steps, batch = tuple(shape[:1]), tuple(shape[1:])
     if got.shape not in (steps, steps + batch):
         raise ValueError(
             f"`{name}` must have shape (T,) or (T, *B), {steps} or {steps + batch}, "
             f"but got {got.shape}. One factor per sequence alone: "
             f"jnp.broadcast_to({name}, {steps + batch})."
         )
-    return got.astype(accumulation_dtype(xs.dtype)).reshape(
+    return got.astype(accumulation_dtype(dtype)).reshape(
         *steps, *(got.shape[1:] or [1] * len(batch))
     )
 

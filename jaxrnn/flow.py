@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from jaxrnn import checks, unrolling
 from jaxrnn.cells.base import Cell, Lin, Params, State
@@ -44,7 +44,7 @@ def adjoint_profile(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
     *,
     reverse: bool = False,
     **options: Unpack[UnrollOptions],
@@ -84,7 +84,7 @@ def lag_gradients(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
 ) -> Any:
     """Returns the terms of (2), which sum to BPTT's gradient.
 
@@ -117,7 +117,7 @@ def lyapunov_spectrum(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T I"],
+    xs: Float[Array, "T I"] | Integer[Array, "T"],
     count: int | None = None,
     *,
     transient: int = 0,
@@ -132,7 +132,8 @@ def lyapunov_spectrum(
       cell: a `Cell`. Static.
       params: the cell's parameters.
       state: the state before the first step, leaves `[H]`; None for zeros.
-      xs: the inputs of one sequence, `[T, I]`; for several, `jax.vmap` and average.
+      xs: the inputs of one sequence, `[T, I]`, or ids, `[T]`; for several,
+        `jax.vmap` and average.
       count: k, how many; None: all, one for each number of the state (2 H for an LSTM).
       transient: number of first steps that turn the directions but are left out of the
         mean.
@@ -168,7 +169,7 @@ def jacobian_product_svd(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T I"],
+    xs: Float[Array, "T I"] | Integer[Array, "T"],
     count: int = 1,
     *,
     iterations: int = 10,
@@ -184,7 +185,7 @@ def jacobian_product_svd(
       cell: a `Cell`. Static.
       params: the cell's parameters.
       state: the state before the first step, leaves `[H]`; None for zeros.
-      xs: the inputs of one sequence, `[T, I]`.
+      xs: the inputs of one sequence, `[T, I]`, or ids, `[T]`.
       count: k, how many.
       iterations: the number of products with Aᵀ A. If the k-th and the next value are
         close, more are needed.
@@ -219,7 +220,7 @@ def vanishing_regularizer(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
 ) -> Float[Array, ""]:
     """Returns Ω = Σ_t (‖J[t]ᵀ λ[t]‖ / ‖λ[t]‖ - 1)², the mean over sequences.
 

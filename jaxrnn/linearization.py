@@ -15,19 +15,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Cell, Lin, Params, State
+from jaxrnn.ops.ids import leading_shape
 from jaxrnn.ops.products import accumulation_dtype, transposed
 from jaxrnn.unrolling import admit
 
 
 class Linearization(NamedTuple):
-    """A run of a cell over a sequence `[T, *B, I]`, linearized."""
+    """A run of a cell over a sequence `[T, *B, I]`, or ids `[T, *B]`, linearized."""
 
     params: Params
     xs: Array
-    """The inputs, `[T, *B, I]`."""
+    """The inputs, `[T, *B, I]` or `[T, *B]`."""
     befores: State
     """The state before every step, leaves `[T, *B, H]`."""
     lin: Lin
@@ -35,7 +37,10 @@ class Linearization(NamedTuple):
 
 
 def linearize(
-    cell: Cell, params: Params, state: State | None, xs: Float[Array, "T *B I"]
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
 ) -> Linearization:
     """Runs a cell over a sequence, and linearizes it at every step at once.
 
@@ -43,7 +48,7 @@ def linearize(
       cell: a `Cell`. Static.
       params: the cell's parameters.
       state: the state before the first step, leaves `[*B, H]`; None for zeros.
-      xs: the inputs, `[T, *B, I]`.
+      xs: the inputs, `[T, *B, I]`, or ids, `[T, *B]`.
 
     Raises:
       TypeError, ValueError: as `jaxrnn.unroll`.
@@ -80,7 +85,10 @@ class JacobianProducts(NamedTuple):
 
 
 def jacobian_products(
-    cell: Cell, params: Params, state: State | None, xs: Float[Array, "T I"]
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T I"] | Integer[Array, "T"],
 ) -> JacobianProducts:
     """Returns J[t] and J[t]ᵀ of every step of one sequence, as products.
 
@@ -90,16 +98,17 @@ def jacobian_products(
       cell: a `Cell`. Static.
       params: the cell's parameters.
       state: the state before the first step, leaves `[H]`; None for zeros.
-      xs: the inputs of one sequence, `[T, I]`.
+      xs: the inputs of one sequence, `[T, I]`, or ids, `[T]`.
 
     Raises:
       ValueError: if `xs` is not one sequence.
       TypeError, ValueError: as `jaxrnn.unroll`.
     """
-    if jnp.ndim(xs) != 2:
+    xs = checks.sequences("xs", xs)
+    if len(leading_shape(xs)) != 1:
         raise ValueError(
-            f"`xs` must be one sequence, (T, I), but got {jnp.shape(xs)}. Use jax.vmap "
-            "over sequences."
+            f"`xs` must be one sequence, (T, I) or ids (T,), but got {xs.shape}. Use "
+            "jax.vmap over sequences."
         )
     run = linearize(cell, params, state, xs)
     params, lin = jax.tree.map(

@@ -6,11 +6,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from jaxrnn import checks
 from jaxrnn.cells.base import Cell, Drives, Params, State
 from jaxrnn.ops import chunks
+from jaxrnn.ops.ids import are_ids, leading_shape
 
 Store = Literal["states", "residuals", "boundaries"]
 
@@ -45,7 +46,7 @@ def make_plan(
     cell: Cell,
     params: Params,
     state: State,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
     *,
     chunk: int | None,
     store: Store | None,
@@ -58,7 +59,7 @@ def make_plan(
       cell: the cell; the width of its `drive`, G, decides about chunks.
       params: its parameters.
       state: the initial state, leaves `[*B, H]`.
-      xs: the inputs, `[T, *B, I]`.
+      xs: the inputs, `[T, *B, I]`, or ids, `[T, *B]`.
       chunk: as in `unroll`, and so are `store` and `compute_dtype`.
       store: None or one of `Store`.
       compute_dtype: None or a floating dtype.
@@ -72,7 +73,7 @@ def make_plan(
             f"`store` must be None or one of {', '.join(get_args(Store))}, but got "
             f"{store!r}."
         )
-    size, rows = xs.shape[0], math.prod(xs.shape[1:-1])
+    size, rows = xs.shape[0], math.prod(leading_shape(xs)[1:])
     if not isinstance(size, int) or not isinstance(rows, int):
         if chunk is not None:
             raise ValueError(
@@ -81,7 +82,8 @@ def make_plan(
         store = store or "states"
         chunk = chunk_alone = size
     else:
-        few = size * rows <= xs.shape[-1] + state.h.shape[-1]
+        width = params.w_ih.shape[0] if are_ids(xs) else xs.shape[-1]  # I
+        few = size * rows <= width + state.h.shape[-1]
         store = store or ("residuals" if few else "states")
         if chunk is None:
             us = jax.tree.leaves(jax.eval_shape(cell.drive, params, xs))

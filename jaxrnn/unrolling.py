@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
 from jaxrnn import bptt, checks
 from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
 from jaxrnn.ops import placement, products
+from jaxrnn.ops.ids import leading_shape
 from jaxrnn.ops.selection import flip, keep, map_axis, scale, select
 from jaxrnn.plan import Plan, Store, make_plan
 
@@ -27,7 +28,7 @@ def unroll(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
     *,
     mask: Bool[Array, "T *B"] | None = None,
     reset: Bool[Array, "T *B"] | None = None,
@@ -59,10 +60,14 @@ def unroll(
       cell: a `Cell`, such as `jaxrnn.lstm`. Static.
       params: the cell's parameters, `cell.init(key, I, H)`, of one floating dtype.
       state: the initial state s[0], leaves `[*B, H]`; None for `cell.initial_state`,
-        zeros. Pass the state that an earlier call returned to continue its sequence: a
-        sequence may be split into calls anywhere, at resets and masked steps too.
+        zeros (not if ids have several batch axes). Pass the state that an earlier call
+        returned to continue its sequence: a sequence may be split into calls anywhere,
+        at resets and masked steps too.
       xs: the inputs, time first, any number of batch axes, in the dtype of `params`. T
-        may be 0.
+        may be 0. Integers `[T, *B]` are ids: they stand for one-hot vectors of size I,
+        but select rows of `w_ih` instead of being multiplied, and have no gradient. An
+        id outside 0 … I - 1 stands for zeros, without an error: check ids where they
+        are read.
       mask: True where there is an input. A masked step (False) copies the state and
         outputs zero; whatever its `xs` holds, NaN included, reaches no output and no
         gradient. Without `reset`, a chunk in which every step is masked is skipped.
@@ -135,7 +140,7 @@ def adjoints(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
     *,
     reverse: bool = False,
     **options: Unpack[UnrollOptions],
@@ -182,7 +187,7 @@ def unroll_autodiff(
     cell: Cell,
     params: Params,
     state: State | None,
-    xs: Float[Array, "T *B I"],
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
     *,
     mask: Bool[Array, "T *B"] | None = None,
     reset: Bool[Array, "T *B"] | None = None,
@@ -211,7 +216,7 @@ def step(
     cell: Cell,
     params: Params,
     state: State | None,
-    x: Float[Array, "*B I"],
+    x: Float[Array, "*B I"] | Integer[Array, "*B"],
     *,
     mask: Bool[Array, "*B"] | None = None,
     reset: Bool[Array, "*B"] | None = None,
@@ -224,7 +229,7 @@ def step(
       params: the cell's parameters.
       state: the state before the step, leaves `[*B, H]`; None for zeros, if `x` has at
         most one batch axis.
-      x: the input, `[*B, I]`, in the dtype of `params`.
+      x: the input, `[*B, I]`, in the dtype of `params`, or ids, integers `[*B]`.
       mask: `[*B]`, False where there is no input: the state is copied and the output is
         zero.
       reset: `[*B]`, True where the step starts from `reset_state`, not from `state`.
@@ -237,13 +242,15 @@ def step(
       TypeError, ValueError: as `unroll`.
     """
     params, state, x = checks.one_step(cell, params, state, x)
-    batch = x.shape[:-1]
+    batch = leading_shape(x)
     if mask is not None:
         mask = checks.steps("mask", checks.array("mask", mask), batch, "(*B)")
     if reset is not None:
         reset = checks.steps("reset", checks.array("reset", reset), batch, "(*B)")
     reset_state = _admit_reset_state(cell, params, reset_state, reset, batch)
-    state, reset_state = placement.as_batch_of(x[None], (state, reset_state))
+    state, reset_state = placement.as_batch_of(
+        x[None], len(batch), (state, reset_state)
+    )
     steps = Steps(mask, None if reset is None else ~reset)
     return _step(cell, Inputs(params, state, reset_state, x, steps, None))
 
@@ -267,16 +274,16 @@ def admit(
     params, state, xs, mask, reset = checks.sequence(
         cell, params, state, xs, mask, reset
     )
-    reset_state = _admit_reset_state(cell, params, reset_state, reset, xs.shape[1:-1])
-    state, reset_state = placement.as_batch_of(xs, (state, reset_state))
+    batch = leading_shape(xs)[1:]
+    reset_state = _admit_reset_state(cell, params, reset_state, reset, batch)
+    state, reset_state = placement.as_batch_of(xs, len(batch), (state, reset_state))
     if truncate is not None:
         truncate = checks.positive("truncate", truncate)
-    steps = Steps(
-        mask,
-        None if reset is None else ~reset,
-        _uncut(truncate, xs.shape[0], reverse),
-        None if gamma is None else checks.factors("gamma", gamma, xs),
-    )
+    if gamma is not None:
+        dtype = jax.tree.leaves(params)[0].dtype
+        gamma = checks.factors("gamma", gamma, leading_shape(xs), dtype)
+    linked = None if reset is None else ~reset
+    steps = Steps(mask, linked, _uncut(truncate, xs.shape[0], reverse), gamma)
     inputs = Inputs(params, state, reset_state, xs, steps, None)
     return placement.varying_alike(inputs)
 
@@ -330,7 +337,7 @@ def _run(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, 
         xs, steps, probe = flip((xs, steps, probe))
     # For an axis of size 1 XLA:CPU chooses other layouts, which cost time and a copy of
     # the inputs.
-    sizes = enumerate(xs.shape[1:-1])
+    sizes = enumerate(leading_shape(xs)[1:])
     ones = tuple(axis for axis, size in sizes if isinstance(size, int) and size == 1)
     after_time = tuple(axis + 1 for axis in ones)
     state, reset_state = map_axis(jnp.squeeze, (state, reset_state), ones)

@@ -134,20 +134,22 @@ def loss(unroll, cell, problem, params, state, xs, **options):
 
 
 def value_and_grads(unroll, cell, problem, **options):
-    """Of `loss`, with respect to params, state and xs; compiled once per set of static
-    options."""
+    """Of `loss`, with respect to params, state and xs, unless these are ids; compiled
+    once per set of static options."""
     options = {k: v for k, v in options.items() if v is not None and v is not False}
     arrays = {k: v for k, v in options.items() if isinstance(v, jax.Array | np.ndarray)}
     static = tuple((k, v) for k, v in options.items() if k not in arrays)
-    return _compiled(unroll, cell, frozenset(static))(*problem[:3], problem, arrays)
+    by = (0, 1) if jnp.issubdtype(problem.xs.dtype, jnp.integer) else (0, 1, 2)
+    program = _compiled(unroll, cell, frozenset(static), by)
+    return program(*problem[:3], problem, arrays)
 
 
 @functools.cache
-def _compiled(unroll, cell, static):
+def _compiled(unroll, cell, static, by):
     def loss_of(params, state, xs, problem, arrays):
         return loss(unroll, cell, problem, params, state, xs, **dict(static), **arrays)
 
-    return jax.jit(jax.value_and_grad(loss_of, (0, 1, 2)))
+    return jax.jit(jax.value_and_grad(loss_of, by))
 
 
 def unroll_by_hand(

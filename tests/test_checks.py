@@ -63,10 +63,28 @@ WRONG = {
         ValueError,
         r"`xs` must have shape \(T, \*B, I\), .* but got \(7,\).*xs\[..., None\]",
     ),
-    "ids for inputs": (
+    "integers for features": (
         {"xs": jnp.ones((7, 3, 4), jnp.int32)},
+        ValueError,
+        r"integer `xs` are ids, \(T, \*B\), but got int32 of shape \(7, 3, 4\) and a "
+        r"`state` for batch axes \(3,\). If the last axis holds features, cast them: "
+        r"xs.astype\('float32'\)",
+    ),
+    "bools for inputs": (
+        {"xs": jnp.ones((7, 3, 4), bool)},
         TypeError,
-        r"dtype of `params`, float32, but got int32. Encode ids first.*one_hot",
+        r"dtype of `params`, float32, but got bool. Cast numbers: "
+        r"xs.astype\('float32'\)",
+    ),
+    "bools for ids": (
+        {"xs": jnp.ones((7, 3), bool), "state": None},
+        TypeError,
+        r"dtype of `params`, float32, but got bool. .* Ids are integers: xs.astype",
+    ),
+    "ids of another batch": (
+        {"xs": jnp.ones((7, 2), jnp.int32)},
+        ValueError,
+        r"`state.h` must have shape \(2, 5\), as `cell.initial_state` makes it",
     ),
     "another dtype": (
         {"xs": CASE.xs.astype(jnp.bfloat16)},
@@ -176,8 +194,10 @@ def test_the_oracle_and_the_step_check_too():
     ):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones(()))
     with pytest.raises(
-        TypeError, match="`x` must have the dtype of `params`, float32, but got in"
+        TypeError, match="`x` must have the dtype of `params`, float32, but got bool"
     ):
+        jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones((3, 4), bool))
+    with pytest.raises(ValueError, match=r"integer `x` are ids, \(\*B\), .*\(3, 4\)"):
         jaxrnn.step(jaxrnn.lstm, CASE.params, CASE.state, jnp.ones((3, 4), int))
     with pytest.raises(TypeError, match="`lengths` must be integers, but got float32"):
         jaxrnn.lengths_to_mask(jnp.ones(3), 5)

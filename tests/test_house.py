@@ -25,6 +25,7 @@ FLOORS = {
     "jaxrnn.devices": 0,
     "jaxrnn.ops": 0,
     "jaxrnn.ops.chunks": 0,
+    "jaxrnn.ops.ids": 0,
     "jaxrnn.ops.placement": 0,
     "jaxrnn.ops.selection": 0,
     "jaxrnn.windows": 0,

@@ -4,6 +4,7 @@ The id of a case is the call. The words are the argument, what was got, and the 
 """
 
 import pickle
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -14,7 +15,9 @@ import pytest
 
 import jaxrnn
 from jaxrnn import checks, flow, initializers, layers, losses
+from jaxrnn.cells.weights import affine
 from tests.cases import softsign, softsign_slope
+from tests.cells.test_own_cell import leaky
 
 pytestmark = pytest.mark.usefixtures("as_users_see_it")
 
@@ -30,6 +33,15 @@ LENGTHS = jnp.array([3, 7, 0])
 LOGITS = jnp.ones((T, B, V))
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 INTEGER = "must be an integer"
+# Cells of a user's own: without a `w_ih`; that multiply vectors; that do so going back.
+BARE = jaxrnn.lstm._replace(init=lambda *given: BareParams(*jaxrnn.lstm.init(*given)))
+HALF = leaky._replace(drive=lambda params, xs: affine(xs, params.w_ih, params.b))
+
+
+class BareParams(NamedTuple):
+    w: Any
+    w_hh: Any
+    b: Any
 
 
 def unroll(params=LSTM, xs=XS, state=None, cell=jaxrnn.lstm, **options):
@@ -110,8 +122,47 @@ INPUTS = {
     ),
     "images in integers": (
         lambda: unroll(xs=XS.astype(jnp.uint8)),
-        r"got uint8. Encode ids .*; cast numbers, such as pixels: "
-        r"xs.astype\('float32'\)",
+        r"integer `xs` are ids, .* got uint8 of shape \(7, 3, 4\) and no `state`. If "
+        r"the last axis holds features, cast them: xs.astype\('float32'\). If it is a "
+        r"batch axis, give a state for it: cell.initial_state\(params, \(3, 4\)\)",
+    ),
+    "one id": (
+        lambda: unroll(xs=3),
+        r"integer `xs` are ids and must have shape \(T, \*B\), .* got int32 of shape "
+        r"\(\). One step: jaxrnn.step",
+    ),
+    "ids for one sequence's features": (
+        lambda: unroll(xs=IDS, state=jaxrnn.lstm.initial_state(LSTM, ())),
+        r"integer `xs` are ids, .* \(7, 3\) and a `state` for batch axes \(\). If the",
+    ),
+    "step of integers [T, B]": (
+        lambda: jaxrnn.step(jaxrnn.lstm, LSTM, None, IDS),
+        r"integer `x` are ids, \(\*B\), .* and no `state`. .* cast them: x.astype",
+    ),
+    "ids for a cell without w_ih": (
+        lambda: unroll(BARE.init(KEY, IN, H), IDS, cell=BARE),
+        r"integer `xs` are ids, which select rows of `params.w_ih`, but BareParams has "
+        r"none. Cast numbers: xs.astype\('float32'\)",
+    ),
+    "ids for a drive that multiplies": (
+        lambda: unroll(leaky.init(KEY, IN, H), IDS, cell=leaky),
+        r"the cell's `drive` does not take them. Call jaxrnn.cells.weights.affine in",
+    ),
+    "ids for a drive that multiplies, B = I": (
+        lambda: unroll(leaky.init(KEY, B, H), IDS, cell=leaky),
+        r"`drive` does not take them: for \(7, 3\) it must return \(..., G\), but "
+        r"returned \[\(7, 5\)\]. Call jaxrnn.cells.weights.affine",
+    ),
+    "ids for a param_vjp that multiplies": (
+        lambda: jax.grad(lambda p: unroll(p, IDS, cell=HALF)[1].sum())(
+            HALF.init(KEY, IN, H)
+        ),
+        r"`param_vjp` must return a gradient of each parameter's shape, .*For ids: Call"
+        r" jaxrnn.cells.weights.affine",
+    ),
+    "the spectrum of ids of a batch": (
+        lambda: flow.lyapunov_spectrum(jaxrnn.lstm, LSTM, None, IDS),
+        r"`xs` must be one sequence, \(T, I\) or ids \(T,\), but got \(7, 3\)",
     ),
     "xs=None": (
         lambda: unroll(xs=None),

@@ -70,7 +70,7 @@ class InitialState(Protocol):
 
 
 class Drive(Protocol):
-    """`(params, xs [*N, I]) -> us [*N, G]`, (1)."""
+    """`(params, xs [*N, I] or ids [*N]) -> us [*N, G]`, (1)."""
 
     def __call__(self, params: Params, xs: Array, /) -> Drives: ...
 
@@ -98,7 +98,7 @@ class StateVjp(Protocol):
 
 
 class ParamVjp(Protocol):
-    """`(params_t, xs [*N, I], states_prev, lin, adjoints) -> (dparams, dxs)`, (5)."""
+    """`(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5)."""
 
     def __call__(
         self,
@@ -128,7 +128,9 @@ class Cell(NamedTuple):
       initial_state: `(params, batch_shape) -> state`: zeros of the parameters' dtype.
         Raises `ValueError` if the shapes in `params` do not fit one another.
       drive: `(params, xs) -> us`, `[..., I]` to `[..., G]`, (1). Any leading axes.
-        Raises `ValueError` if the last axis of `xs` is not the input size.
+        Raises `ValueError` if the last axis of `xs` is not the input size. If
+        parameters have a `w_ih`, integers `[...]` are ids of one-hot vectors:
+        `weights.affine` takes both.
       step: `(params, state, u) -> (state, res)`, (2). Any leading axes: the engine
         calls it again on stored states to recompute `res`.
       linearize: `(params, state_prev, state, res) -> lin`, (3): every coefficient of J
@@ -139,7 +141,7 @@ class Cell(NamedTuple):
       param_vjp: `(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5):
         one product over all leading axes per matrix. `dparams` has the type of the
         parameters, in float32 or wider: the engine adds the chunks up and casts the
-        sum.
+        sum. Ids have no `dxs`: None, as `weights.affine_vjp` returns it.
     """
 
     init: Init

@@ -24,18 +24,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
+    affine_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
 )
-from jaxrnn.ops.products import lead_sum, matmul, outer_sum
+from jaxrnn.ops.products import matmul, outer_sum
 
 Elementwise = Callable[[Array], Array]
 
@@ -150,7 +151,9 @@ def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
     return ElmanState(jnp.zeros(state_shape(params, batch_shape), params.w_hh.dtype))
 
 
-def _drive(params: ElmanParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N H"]:
+def _drive(
+    params: ElmanParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
+) -> Float[Array, "*N H"]:
     return affine(xs, params.w_ih, params.b)
 
 
@@ -162,19 +165,19 @@ def _state_vjp(
 
 def _param_vjp(
     params_t: ElmanParams,
-    xs: Float[Array, "*N I"],
+    xs: Float[Array, "*N I"] | Integer[Array, "*N"],
     states_prev: ElmanState,
     lin: Float[Array, "*N H"],
     adjoints: ElmanState,
-) -> tuple[ElmanParams, Float[Array, "*N I"]]:
+) -> tuple[ElmanParams, Float[Array, "*N I"] | None]:
     delta = lin * adjoints.h
-    dtype = params_t.w_hh.dtype
+    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta)
     dparams = ElmanParams(
-        w_ih=outer_sum(xs, delta, dtype),
-        w_hh=outer_sum(states_prev.h, delta, dtype),
-        b=lead_sum(delta),
+        w_ih=dw_ih,
+        w_hh=outer_sum(states_prev.h, delta, params_t.w_hh.dtype),
+        b=db,
     )
-    return dparams, matmul(delta, params_t.w_ih)  # (3)
+    return dparams, dxs  # (3)
 
 
 elman = make_elman("tanh")

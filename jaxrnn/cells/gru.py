@@ -28,13 +28,14 @@ import numpy as np
 from jax import Array
 from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
+    affine_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
@@ -101,7 +102,9 @@ def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
     return GRUState(jnp.zeros(shape, params.w_hh.dtype))
 
 
-def _drive(params: GRUParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:
+def _drive(
+    params: GRUParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
+) -> Float[Array, "*N G"]:
     return affine(xs, params.w_ih, params.b)
 
 
@@ -138,24 +141,24 @@ def _state_vjp(params_t: GRUParams, lin: GRULin, adjoint: GRUState) -> GRUState:
 
 def _param_vjp(
     params_t: GRUParams,
-    xs: Float[Array, "*N I"],
+    xs: Float[Array, "*N I"] | Integer[Array, "*N"],
     states_prev: GRUState,
     lin: GRULin,
     adjoints: GRUState,
-) -> tuple[GRUParams, Float[Array, "*N I"]]:
+) -> tuple[GRUParams, Float[Array, "*N I"] | None]:
     size = adjoints.h.shape[-1]
     delta_q = _delta_q(lin, adjoints)
     delta_u = jnp.concatenate(
         [delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1
     )  # (7)
-    dtype = params_t.w_hh.dtype
+    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta_u)
     dparams = GRUParams(
-        w_ih=outer_sum(xs, delta_u, dtype),
-        w_hh=outer_sum(states_prev.h, delta_q, dtype),
-        b=lead_sum(delta_u),
+        w_ih=dw_ih,
+        w_hh=outer_sum(states_prev.h, delta_q, params_t.w_hh.dtype),
+        b=db,
         b_hn=lead_sum(delta_q[..., 2 * size :]),
     )
-    return dparams, matmul(delta_u, params_t.w_ih)  # (8)
+    return dparams, dxs  # (8)
 
 
 gru = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)

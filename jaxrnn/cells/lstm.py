@@ -28,18 +28,19 @@ import numpy as np
 from jax import Array
 from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
     affine,
+    affine_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
 )
-from jaxrnn.ops.products import lead_sum, matmul, outer_sum
+from jaxrnn.ops.products import matmul, outer_sum
 
 
 class LSTMParams(NamedTuple):
@@ -88,7 +89,9 @@ def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
     return LSTMState(*(jnp.zeros(shape, params.w_hh.dtype) for _ in LSTMState._fields))
 
 
-def _drive(params: LSTMParams, xs: Float[Array, "*N I"]) -> Float[Array, "*N G"]:
+def _drive(
+    params: LSTMParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
+) -> Float[Array, "*N G"]:
     return affine(xs, params.w_ih, params.b)
 
 
@@ -145,19 +148,19 @@ def _state_vjp(params_t: LSTMParams, lin: LSTMLin, adjoint: LSTMState) -> LSTMSt
 
 def _param_vjp(
     params_t: LSTMParams,
-    xs: Float[Array, "*N I"],
+    xs: Float[Array, "*N I"] | Integer[Array, "*N"],
     states_prev: LSTMState,
     lin: LSTMLin,
     adjoints: LSTMState,
-) -> tuple[LSTMParams, Float[Array, "*N I"]]:
+) -> tuple[LSTMParams, Float[Array, "*N I"] | None]:
     delta, _ = _deltas(lin, adjoints)
-    dtype = params_t.w_hh.dtype
+    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta)
     dparams = LSTMParams(
-        w_ih=outer_sum(xs, delta, dtype),
-        w_hh=outer_sum(states_prev.h, delta, dtype),
-        b=lead_sum(delta),
+        w_ih=dw_ih,
+        w_hh=outer_sum(states_prev.h, delta, params_t.w_hh.dtype),
+        b=db,
     )
-    return dparams, matmul(delta, params_t.w_ih)  # (7)
+    return dparams, dxs  # (7)
 
 
 lstm = Cell(_init, _initial_state, _drive, _step, _linearize, _state_vjp, _param_vjp)

@@ -13,11 +13,13 @@ import numpy as np
 from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from jaxrnn import arguments
 from jaxrnn.cells.base import Params, Shape
-from jaxrnn.ops.products import accumulation_dtype, matmul
+from jaxrnn.ops import placement
+from jaxrnn.ops.ids import are_ids, indices, one_hot
+from jaxrnn.ops.products import accumulation_dtype, lead_sum, matmul, outer_sum
 
 
 class Gates(NamedTuple):
@@ -78,13 +80,20 @@ def state_shape(params: Params, batch_shape: Shape) -> Shape:
 
 
 def affine(
-    xs: Float[Array, "*N I"], w_ih: Float[Array, "I G"], b: Float[Array, " G"]
+    xs: Float[Array, "*N I"] | Integer[Array, "*N"],
+    w_ih: Float[Array, "I G"],
+    b: Float[Array, " G"],
 ) -> Float[Array, "*N G"]:
     """Returns `xs @ w_ih + b`: the drive of every cell with packed weights.
 
+    Ids `[*N]` stand for one-hot vectors: they select rows of `w_ih`, and zeros where an
+    id is outside 0 … I - 1.
+
     Raises:
-      ValueError: if the last axis of `xs` is not the input size of `w_ih`.
+      ValueError: if the last axis of vectors is not the input size of `w_ih`.
     """
+    if are_ids(xs):
+        return _rows(w_ih, xs).astype(b.dtype) + b
     if xs.shape[-1] != w_ih.shape[0]:
         raise ValueError(
             f"the last axis of the inputs must be the input size I = {w_ih.shape[0]} "
@@ -93,6 +102,43 @@ def affine(
             f"inputs of size {w_ih.shape[0]}."
         )
     return matmul(xs, w_ih) + b
+
+
+def affine_vjp(
+    xs: Float[Array, "*N I"] | Integer[Array, "*N"],
+    w_ih_t: Float[Array, "G I"],
+    delta: Float[Array, "*N G"],
+) -> tuple[Float[Array, "I G"], Float[Array, " G"], Float[Array, "*N I"] | None]:
+    """Returns Σ xᵀ δ, Σ δ and δ w_ihᵀ: the gradients of `affine` by w_ih, b and xs.
+
+    The sums are in float32 or wider. Ids have no gradient: it is None, and δ is added
+    to the rows that they select.
+    """
+    dtype = w_ih_t.dtype
+    if not are_ids(xs):
+        dxs = matmul(delta, w_ih_t)
+        return outer_sum(xs, delta, dtype), lead_sum(delta), dxs
+    size = w_ih_t.shape[1]
+    if _on_explicit_axes(xs, delta):
+        return outer_sum(one_hot(xs, size, dtype), delta, dtype), lead_sum(delta), None
+    # Rounded to `dtype`, as a product with one-hot vectors would.
+    terms = delta.astype(dtype).astype(accumulation_dtype(dtype))
+    rows = jnp.zeros((size, delta.shape[-1]), terms.dtype).at[indices(xs)]
+    dw_ih = rows.add(terms, mode="drop", wrap_negative_indices=False)
+    return dw_ih, lead_sum(delta), None
+
+
+def _rows(w_ih: Array, ids: Array) -> Array:
+    """Returns row `ids` of `w_ih`, `[*N, G]`; zeros where there is no such row."""
+    if _on_explicit_axes(ids, w_ih):
+        return matmul(one_hot(ids, w_ih.shape[0], w_ih.dtype), w_ih)
+    rows = w_ih.at[indices(ids)]
+    return rows.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def _on_explicit_axes(*arrays: Array) -> bool:
+    """Returns whether to multiply by one-hot vectors: products know their sharding."""
+    return any(map(placement.is_explicit, arrays))
 
 
 def input_weights(

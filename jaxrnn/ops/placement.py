@@ -40,11 +40,14 @@ def varying(a: Array, axes: tuple[str, ...]) -> Array:
     return old.pvary(a, axes)
 
 
-def as_batch_of(xs: Array, state: PyTree) -> Any:
-    """Returns the state `[*B, H]`, sharded like the batch axes of `xs [T, *B, I]`."""
+def as_batch_of(xs: Array, axes: int, state: PyTree) -> Any:
+    """Returns the state `[*B, H]`, sharded like the batch axes of `xs [T, *B, ...]`.
+
+    There are `axes` of them.
+    """
     if not is_explicit(xs):
         return state
-    batch = tuple(jax.typeof(xs).sharding.spec)[1:-1]
+    batch = tuple(jax.typeof(xs).sharding.spec)[1 : axes + 1]
 
     def placed(s: Array) -> Array:
         rest = (None,) * (s.ndim - len(batch))
