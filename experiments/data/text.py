@@ -157,7 +157,7 @@ def encode(vocabulary: bytes, text: UInt8[np.ndarray, " N"]) -> Int32[np.ndarray
 
     Raises:
       ValueError: the text has a byte that is not in the vocabulary. This must be found
-        here: on the device, JAX clamps an index that is out of range, without a word.
+        here: on the device an id that is out of range stands for zeros, without a word.
     """
     id_of = np.full(256, -1, np.int32)
     id_of[np.frombuffer(vocabulary, np.uint8)] = np.arange(

@@ -46,10 +46,11 @@ def generate(
             f"{bytes(unknown)!r}. It knows {vocabulary!r}."
         )
     ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
-    state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, params, ids)
+    model = jax.jit(language_model.folded)(params)
+    state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, model, ids)
     draw = jax.jit(language_model.sample, static_argnums=(0, 5))
     key = jax.random.key(seed)
     for start in range(0, length, PIECE):
         key, now = jax.random.split(key)
-        state, logits, ids = draw(cell, params, now, state, logits, PIECE, temperature)
+        state, logits, ids = draw(cell, model, now, state, logits, PIECE, temperature)
         yield data.decode(vocabulary, np.asarray(ids)[: length - start]).tobytes()

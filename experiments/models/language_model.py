@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 import jaxrnn
 from experiments.config.schema import Model
-from experiments.models.readout import Network, init_cell, make_cell
+from experiments.models.readout import ModelParams, Network, init_cell, make_cell
 from jaxrnn import layers, losses
+from jaxrnn.ops import products
 
 # Below this temperature the likeliest character is drawn anyway. Smaller divisors would
 # overflow, or round to zero.
@@ -46,6 +47,16 @@ def init(
     )
 
 
+def folded(params: LanguageModelParams) -> ModelParams:
+    """Returns the same model with the embedding folded into the cell, which reads ids.
+
+    Its `w_ih` is `[V, G]`, the drive of every id but for the bias. So the product is
+    with the V rows of a table, and not with every character.
+    """
+    w_ih = products.matmul(params.embedding, params.cell.w_ih)
+    return ModelParams(params.cell._replace(w_ih=w_ih), params.readout)
+
+
 def make_loss(
     cell: jaxrnn.Cell,
     reduction: Any = losses.masked_mean,
@@ -62,12 +73,12 @@ def make_loss(
         batch: tuple[Int[Array, "T B"], Int[Array, "T B"], Bool[Array, "T B"]],
     ) -> tuple[Float[Array, ""], Any]:
         ids, labels, mask = batch
-        xs = layers.embed(params.embedding, ids)
+        model = folded(params)
         # Windows are short, so memory is no concern: keep the gates, do not recompute.
         state, hs = jaxrnn.unroll(
-            cell, params.cell, state, xs, store="residuals", compute_dtype=compute_dtype
+            cell, model.cell, state, ids, store="residuals", compute_dtype=compute_dtype
         )
-        logits = layers.dense(params.readout, hs)
+        logits = layers.dense(model.readout, hs)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return reduction(cross_entropy, logits, labels, mask), state
 
@@ -76,7 +87,7 @@ def make_loss(
 
 def sample(
     cell: jaxrnn.Cell,
-    params: LanguageModelParams,
+    model: ModelParams,
     key: PRNGKeyArray,
     state: Any,
     logits: Float[Array, " V"],
@@ -87,7 +98,7 @@ def sample(
 
     Args:
       cell: the cell. Static, and so is `length`.
-      params: the parameters.
+      model: the `folded` parameters.
       key: a random key.
       state: the state after everything before, leaves `[H]`.
       logits: the prediction of the first id, `[V]`.
@@ -103,7 +114,7 @@ def sample(
     def over_step(carry, key):
         state, logits = carry
         id = jax.random.categorical(key, logits / temperature)
-        return read(cell, params, state, id), id
+        return read(cell, model, state, id), id
 
     (state, logits), ids = jax.lax.scan(
         over_step, (state, logits), jax.random.split(key, length)
@@ -112,20 +123,22 @@ def sample(
 
 
 def read(
-    cell: jaxrnn.Cell, params: LanguageModelParams, state: Any, id: Int[Array, ""]
+    cell: jaxrnn.Cell, model: ModelParams, state: Any, id: Int[Array, ""]
 ) -> tuple[Any, Float[Array, " V"]]:
-    """Reads one id. Returns the state after it, and the prediction of the next one."""
-    state, h = jaxrnn.step(cell, params.cell, state, layers.embed(params.embedding, id))
-    return state, layers.dense(params.readout, h)
+    """Reads one id. Returns the state after it, and the prediction of the next one.
+
+    The model's parameters are `folded`, as in `prime`.
+    """
+    state, h = jaxrnn.step(cell, model.cell, state, id)
+    return state, layers.dense(model.readout, h)
 
 
 def prime(
-    cell: jaxrnn.Cell, params: LanguageModelParams, ids: Int[Array, " T"]
+    cell: jaxrnn.Cell, model: ModelParams, ids: Int[Array, " T"]
 ) -> tuple[Any, Float[Array, " V"]]:
     """Reads ids from the zero state. Returns the state and the next prediction."""
-    xs = layers.embed(params.embedding, ids)
-    state, hs = jaxrnn.unroll(cell, params.cell, None, xs)
-    return state, layers.dense(params.readout, hs[-1])
+    state, hs = jaxrnn.unroll(cell, model.cell, None, ids)
+    return state, layers.dense(model.readout, hs[-1])
 
 
 def bits(nats: float) -> float:

@@ -193,9 +193,10 @@ def _sample(
     from experiments.models import language_model
 
     first = jnp.asarray(corpus.held_out[:1])
-    state, logits = language_model.prime(cell, params, first)
+    model = language_model.folded(params)
+    state, logits = language_model.prime(cell, model, first)
     draw = jax.jit(language_model.sample, static_argnums=(0, 5))
     key, length = jax.random.key(config.seed), config.sample_length
-    _, _, ids = draw(cell, params, key, state, logits, length, config.temperature)
+    _, _, ids = draw(cell, model, key, state, logits, length, config.temperature)
     text = data.decode(corpus.vocabulary, np.asarray(ids)).tobytes()
     return {"sample.txt": text.decode(errors="replace")}

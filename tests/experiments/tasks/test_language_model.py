@@ -21,7 +21,8 @@ def test_validation_is_the_mean_over_every_held_out_character(tiny_language_mode
     rows = 2
     windows = stream(ids, rows, task.HELD_OUT_WINDOW)
     assert not windows.mask.all()
-    read = jax.jit(jax.vmap(lambda s, id: language_model.read(cell, params, s, id)))
+    model = language_model.folded(params)
+    read = jax.jit(jax.vmap(lambda s, id: language_model.read(cell, model, s, id)))
     state, bits = cell.initial_state(params.cell, (rows,)), []
     flat = [a.reshape(-1, rows) for a in windows]
     for now, label, within in zip(*flat, strict=True):
