@@ -30,10 +30,9 @@ def sequence(
     """
     params = cell_and_params(cell, params)
     xs = sequences("xs", xs)
-    inputs("xs", ("T", "*B"), xs, params, state)
+    inputs("xs", ("T", "*B"), xs, cell, params, state)
     shape = leading_shape(xs)
     state = given_or_initial(cell, params, state, shape[1:])
-    takes_ids(cell, params, "xs", xs)
     mask = None if mask is None else steps("mask", array("mask", mask), shape)
     if reset is not None:
         reset = steps("reset", array("reset", reset), shape)
@@ -46,7 +45,7 @@ def one_step(
     """Returns the arguments as `sequence` does, for a single `x [*B, I]` or `[*B]`."""
     params = cell_and_params(cell, params)
     x = sequences("x", x)
-    inputs("x", ("*B",), x, params, state)
+    inputs("x", ("*B",), x, cell, params, state)
     batch = leading_shape(x)
     if state is None and len(batch) > 1:
         raise ValueError(
@@ -54,9 +53,7 @@ def one_step(
             "`step` takes one time step: give a sequence to jaxrnn.unroll. If all axes "
             f"but the last are batch axes, pass cell.initial_state(params, {batch})."
         )
-    state = given_or_initial(cell, params, state, batch)
-    takes_ids(cell, params, "x", x)
-    return params, state, x
+    return params, given_or_initial(cell, params, state, batch), x
 
 
 def given_or_initial(
@@ -198,14 +195,21 @@ def sequences(name: str, got: Given) -> Array:
 
 
 def inputs(
-    name: str, axes: tuple[str, ...], xs: Array, params: Given, state: Given
+    name: str,
+    axes: tuple[str, ...],
+    xs: Array,
+    cell: Cell,
+    params: Params,
+    state: Given,
 ) -> None:
-    """Raises unless `xs` are ids, or vectors of the dtype of `params`.
+    """Raises unless `xs` are ids for the cell, or vectors of the dtype of `params`.
 
     Ids have these `axes`, the batch among them; vectors have one more, of inputs.
     """
     if are_ids(xs):
-        return ids(name, axes, xs, params, state)
+        ids(name, axes, xs, params, state)
+        takes_ids(cell)
+        return
     time_first = "time first and " if "T" in axes else ""
     if xs.ndim < len(axes):
         raise ValueError(
@@ -232,7 +236,7 @@ def inputs(
 
 
 def ids(
-    name: str, axes: tuple[str, ...], xs: Array, params: Given, state: Given
+    name: str, axes: tuple[str, ...], xs: Array, params: Params, state: Given
 ) -> None:
     """Raises unless integers `xs` can be ids, and do not look like features.
 
@@ -268,20 +272,20 @@ def ids(
     )
 
 
-def takes_ids(cell: Cell, params: Params, name: str, xs: Array) -> None:
-    """Raises `TypeError` if `xs` are ids, but the cell's `drive` takes only vectors."""
-    if not are_ids(xs):
-        return
-    rule = f"integer `{name}` are ids, but the cell's `drive` does not take them"
+@cache
+def takes_ids(cell: Cell) -> None:
+    """Raises `TypeError` if the cell's `drive` takes only vectors."""
+    rule = "integer inputs are ids, but the cell's `drive` does not take them"
+    given = jax.ShapeDtypeStruct((2, 3), jnp.int32)
     try:
-        us = jax.eval_shape(cell.drive, params, xs)
+        us = jax.eval_shape(cell.drive, _example(cell), given)
     except (TypeError, ValueError, IndexError) as error:
         raise TypeError(f"{rule}. {CURE_OF_IDS}") from error
     shapes = [u.shape for u in jax.tree.leaves(us)]
-    if any(shape[:-1] != xs.shape for shape in shapes):
+    if any(shape[:-1] != given.shape for shape in shapes):
         raise TypeError(
-            f"{rule}: for {xs.shape} it must return (..., G), but returned {shapes}. "
-            f"{CURE_OF_IDS}"
+            f"{rule}: for {given.shape} it must return (2, 3, G), but returned "
+            f"{shapes}. {CURE_OF_IDS}"
         )
 
 

@@ -148,10 +148,10 @@ INPUTS = {
         lambda: unroll(leaky.init(KEY, IN, H), IDS, cell=leaky),
         r"the cell's `drive` does not take them. Call jaxrnn.cells.weights.affine in",
     ),
-    "ids for a drive that multiplies, B = I": (
-        lambda: unroll(leaky.init(KEY, B, H), IDS, cell=leaky),
-        r"`drive` does not take them: for \(7, 3\) it must return \(..., G\), but "
-        r"returned \[\(7, 5\)\]. Call jaxrnn.cells.weights.affine",
+    "ids for a drive that multiplies one by one": (
+        lambda: unroll(LSTM, IDS, cell=jaxrnn.lstm._replace(drive=lambda p, xs: xs)),
+        r"`drive` does not take them: for \(2, 3\) it must return \(2, 3, G\), but "
+        r"returned \[\(2, 3\)\]. Call jaxrnn.cells.weights.affine",
     ),
     "ids for a param_vjp that multiplies": (
         lambda: jax.grad(lambda p: unroll(p, IDS, cell=HALF)[1].sum())(
