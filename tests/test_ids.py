@@ -336,3 +336,14 @@ def test_exported(cell):
     got = jax.jit(jax.grad(reloaded.call))(case.params, case.xs)
     expected = jax.jit(jax.grad(loss_of))(case.params, vectors.xs)
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_multiplied_by_ids():
+    """Of the six products, forward W_hh and backward W_hhᵀ and dW_hh are left."""
+    cell = jaxrnn.lstm
+
+    def products(case):
+        summed = sum_of_sines(functools.partial(jaxrnn.unroll, store="residuals"), cell)
+        return str(jax.make_jaxpr(jax.grad(summed))(*case[:3])).count(" dot_general[")
+
+    assert [*map(products, twins(cell, dtype=jnp.float32))] == [3, 6]
