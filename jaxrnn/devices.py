@@ -3,15 +3,24 @@
 The products of a recurrent step are too small to occupy several cores. So on CPU it
 pays to make every core a device of its own (`one_per_core`) and to give each a share of
 the batch (`split`). The sharding is automatic: a wrong guess costs time, never
-a result.
+a result. Within it `unroll` runs its loops per device (`per_device`), because the
+compiler would add up the gradients of the weights after every chunk.
+
+XLA takes the temporary memory of a program as one block. Above a threshold of 32 MiB at
+most, glibc maps such a block anew at every call, and Linux fills it with zeros page by
+page. With these variables, set before Python starts, the memory stays with the process:
+
+    MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000 python train.py
 """
 
+import contextlib
 import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,11 +34,20 @@ AXIS = "jaxrnn.devices"
 
 # Floats of a matrix. From here on the products of one step occupy all cores by
 # themselves, or a core's share of the rows is no longer worth reading the matrix for:
-# with 2 cores, B = 16 to 64, a split of the LSTM of 256 units (as many floats) took
-# 1.03 to 1.18 times as long, of smaller ones and of the GRU of 256 units mostly less
-# (`python -m benchmarks.run --points "150,16,256,256 150,16,128,128" --contestants
-# jaxrnn,jaxrnn-cores`).
-LARGE = 2**18
+# with 2 cores and B = 16, a split of the LSTM of 512 units (twice as many floats) took
+# longer, and one of 256 units (half as many) took less (`python -m benchmarks.run
+# --points "150,16,256,256 25,16,512,512" --contestants jaxrnn,jaxrnn-cores`).
+LARGE = 2**19
+
+
+class Split(NamedTuple):
+    """A batch of `size` sequences, split over the devices of a mesh made here."""
+
+    mesh: Mesh
+    size: int
+
+
+_SPLIT: ContextVar[Split | None] = ContextVar("split", default=None)
 
 # Held by a program that spans CPU devices until its results are ready. It is reentrant,
 # because one program may be traced inside another.
@@ -130,6 +148,53 @@ def split(
         jax.tree.map(lambda a: place(a, (0, first)), state),
         jax.tree.map(lambda a: place(a, (1, second), (0, first)), batch),
     )
+
+
+def split_of(arguments: tuple[Any, Any, Any]) -> Split | None:
+    """Returns how `split` placed a learner, a state and a batch; None: nowhere."""
+    learner, state, batch = arguments
+    for a in filter(_is_concrete, jax.tree.leaves(learner)):
+        mesh = getattr(a.sharding, "mesh", None)
+        if isinstance(mesh, Mesh) and mesh.axis_names == (AXIS,):
+            return Split(mesh, _batch_size(state, batch))
+    return None
+
+
+@contextlib.contextmanager
+def tracing(split: Split | None) -> Iterator[None]:
+    """In this context, programs are traced whose batch is split; None: it is not."""
+    token = _SPLIT.set(split)
+    try:
+        yield
+    finally:
+        _SPLIT.reset(token)
+
+
+def is_split(size: int | Any) -> bool:
+    """Returns whether a batch of so many sequences is split where this is traced."""
+    split = _SPLIT.get()
+    return split is not None and split.size == size
+
+
+def per_device(
+    program: Callable[[Any], Any], inputs: Any, axes: Any, result_axes: Any
+) -> Any:
+    """Returns `program(inputs)`, run on each device with its share of a split batch.
+
+    The trees `axes` and `result_axes` hold the axis of the batch of each leaf; -1: it
+    has none, and every device has the whole leaf. Call it only where `is_split`.
+    """
+    split = _SPLIT.get()
+    assert split is not None
+
+    def specs(axes: Any) -> Any:
+        return jax.tree.map(lambda n: P() if n < 0 else P(*[None] * n, AXIS), axes)
+
+    of_inputs, of_results = (specs(axes),), specs(result_axes)
+    run = jax.shard_map(
+        program, mesh=split.mesh, in_specs=of_inputs, out_specs=of_results
+    )
+    return run(inputs)
 
 
 def run_alone(program: Callable[..., Any], arguments: Sequence[Any]) -> Any:

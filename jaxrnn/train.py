@@ -14,6 +14,7 @@ split over them.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -227,7 +228,11 @@ def _updated(
 def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
     """Returns the step as one program, over these devices; None: the default ones."""
     devices = None if devices is None else checks.device_list(devices)
-    compiled = jax.jit(step, donate_argnums=0)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def compiled(split: host.Split | None, *arguments: Any) -> Any:
+        with host.tracing(split):
+            return step(*arguments)
 
     def placed_step(
         learner: Learner, state: Any, batch: Any
@@ -237,7 +242,8 @@ def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
         # Only at the first call, because asking for the devices starts JAX.
         over = host.default_devices(learner.params) if devices is None else devices
         placed = host.split(given, over)
-        results = host.run_alone(compiled, placed)
+        program = partial(compiled, host.split_of(placed))
+        results = host.run_alone(program, placed)
         if placed is not given:
             host.delete(learner)  # what was donated may have been a copy
         return results

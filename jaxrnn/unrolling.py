@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
-from jaxrnn import bptt, checks
+from jaxrnn import bptt, checks, devices
 from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
@@ -92,15 +92,15 @@ def unroll(
         the same shape, and so have a mask and its transpose: neither mistake can be
         detected.
       chunk: K, the steps that are linearized at once, 1 ≤ K. By default K is chosen for
-        speed. With "states" it is capped at a fraction of T (one twentieth for an
-        LSTM); with "boundaries" it lies between √(T/10) and √T. It changes speed and
-        memory, not the result.
-      store: what the forward pass keeps, per step, for the backward pass. "states": the
-        states, and the gates are recomputed, in parallel over time. "residuals": the
-        gates too; less arithmetic, more memory. "boundaries": only each chunk's first
-        state; every chunk is run forward again, memory O(T/K + K). Default: "residuals"
-        where T·B ≤ I + H, so that they take no more memory than the parameters do; else
-        "states".
+        speed, and in long sequences so that a chunk takes little memory beside what is
+        stored: about a twentieth of T at most, and with "boundaries" between √(T/10)
+        and √T. It changes speed and memory, not the result.
+      store: what the forward pass keeps, per step, for the backward pass. "residuals":
+        the states and the gates. "states": the states, and the gates are recomputed, in
+        parallel over time; a third more arithmetic, about half the memory.
+        "boundaries": only each chunk's first state; every chunk is run forward again,
+        memory O(T/K + K). Default: "residuals" while the gates of all steps take at
+        most 256 MiB (4·T·B·H floats for an LSTM or a GRU), else "states".
       compute_dtype: the dtype in which the matrix products multiply, such as
         `jnp.bfloat16`; they accumulate in float32 or wider, and states, elementwise
         work, parameters and gradients keep their own dtype. None: that of `params`.
@@ -118,8 +118,8 @@ def unroll(
     inputs = admit(
         cell, params, state, xs, mask, reset, reset_state, truncate, gamma, reverse
     )
-    plan = _plan(cell, inputs, chunk=chunk, store=store, compute_dtype=compute_dtype)
-    return _call(cell, plan, inputs, reverse)
+    options = {"chunk": chunk, "store": store, "compute_dtype": compute_dtype}
+    return _call(cell, inputs, reverse, options)
 
 
 class UnrollOptions(TypedDict, total=False):
@@ -165,10 +165,10 @@ def adjoints(
             f"`unroll` has no option {', '.join(unknown)}, but "
             f"{', '.join(sorted(UnrollOptions.__annotations__))}."
         )
-    planned = {name: options.get(name) for name in ("chunk", "store", "compute_dtype")}
-    given = {name: value for name, value in options.items() if name not in planned}
+    names = "chunk", "store", "compute_dtype"
+    given = {name: value for name, value in options.items() if name not in names}
     inputs = admit(cell, params, state, xs, reverse=reverse, **given)
-    plan = _plan(cell, inputs, adjoints=True, **planned)
+    planned = {name: options.get(name) for name in names} | {"adjoints": True}
     # Placed like the state, on any mesh.
     probe = jax.tree.map(
         lambda s: jnp.broadcast_to(jnp.zeros_like(s), (inputs.xs.shape[0], *s.shape)),
@@ -176,7 +176,7 @@ def adjoints(
     )
 
     def loss_of(probe):
-        value = loss(*_call(cell, plan, inputs._replace(probe=probe), reverse))
+        value = loss(*_call(cell, inputs._replace(probe=probe), reverse, planned))
         checks.scalar("loss", value, "of the last state and the outputs")
         return value
 
@@ -315,10 +315,21 @@ def _plan(cell: Cell, inputs: Inputs, **options: Any) -> Plan:
     return make_plan(cell, inputs.params, inputs.state, inputs.xs, **options)
 
 
-def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State, Array]:
-    """Calls `_run`; adds a cure to the error of forward mode."""
+def _call(
+    cell: Cell, inputs: Inputs, reverse: bool, options: dict[str, Any]
+) -> tuple[State, Array]:
+    """Plans and calls `_run`; adds a cure to the error of forward mode."""
+
+    def run(inputs: Inputs) -> tuple[State, Array]:
+        inputs = placement.varying_alike(inputs)
+        return _run(cell, _plan(cell, inputs, **options), inputs, reverse)
+
+    sequences = leading_shape(inputs.xs)[1:2]  # of the first batch axis, if any
     try:
-        return _run(cell, plan, inputs, reverse)
+        if sequences and devices.is_split(sequences[0]):
+            axes = _batch_axes(inputs)
+            return devices.per_device(run, inputs, axes, (axes.state, 1))
+        return run(inputs)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -327,6 +338,22 @@ def _call(cell: Cell, plan: Plan, inputs: Inputs, reverse: bool) -> tuple[State,
             "hand-written backward pass. Call jaxrnn.unroll_autodiff, the same "
             "function, instead."
         ) from error
+
+
+def _batch_axes(inputs: Inputs) -> Inputs:
+    """Returns the first batch axis of every leaf, -1 for none."""
+
+    def axes(tree: Any, axis: int) -> Any:
+        return jax.tree.map(lambda a: axis if a.ndim > axis else -1, tree)
+
+    return Inputs(
+        params=axes(inputs.params, -1),
+        state=axes(inputs.state, 0),
+        reset_state=axes(inputs.reset_state, 0),
+        xs=axes(inputs.xs, 1),
+        steps=axes(inputs.steps, 1),
+        probe=axes(inputs.probe, 1),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 3))
