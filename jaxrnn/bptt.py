@@ -123,17 +123,16 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     xs = keep(chunk.steps.mask, chunk.xs)
     us = cell.drive(engine.params, xs)  # all K steps at once
 
-    def over_step(before, inputs):
-        u, step = inputs
+    def over_step(before, u, step):
         before = select(step.linked, before, engine.reset_state)  # (4)
         after, res = cell.step(engine.read(), before, u)  # (1)
         after = select(step.mask, after, before)  # (5)
         return after, (after, res if keep_res else None)
 
-    # If `res` is returned it has its own buffer, and reading ahead gains nothing.
+    # Where `res` is returned, it is written over the drives.
     ahead = engine.plan.read_ahead and not keep_res
-    scan = chunks.scan_ahead if ahead else lax.scan
-    after, (states, res) = scan(over_step, before, (us, chunk.steps))
+    scan = chunks.scan_ahead if ahead else chunks.scan_in_place
+    after, (states, res) = scan(over_step, before, us, chunk.steps)
     return after, states, res
 
 
@@ -235,11 +234,16 @@ def _unroll_fwd(cell: Cell, plan: Plan, inputs: Inputs):
 
     def over_chunk(before, _, chunk):
         after, states, res = _run_or_skip(chunk.steps, run, skip, before, chunk)
-        return after, before, (states if keep_states else states.h, res)
+        first = None if keep_states else before
+        return after, first, (states if keep_states else states.h, res)
 
+    # Residuals are written over the drives, so chunks save no memory. They save time
+    # only where a mask lets some be skipped.
+    whole = keep_res and inputs.steps.mask is None
+    chunk = inputs.xs.shape[0] if whole else plan.chunk
     sequence = Chunk(inputs.xs, inputs.steps)
     last, firsts, (states, res) = chunks.scan(
-        over_chunk, plan.chunk, inputs.state, None, sequence
+        over_chunk, chunk, inputs.state, None, sequence
     )
     hs = states.h if keep_states else states
     kept = firsts, states if keep_states else None, res
@@ -254,7 +258,10 @@ def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, A
     engine = Engine(cell, plan, params, read, inputs.reset_state)
     run = partial(_chunk_bwd, engine)
 
-    def over_chunk(sums, first, chunk):
+    def over_chunk(sums, once, chunk):
+        number, first = once
+        if states is not None:
+            first = chunks.before(number, plan.chunk, inputs.state, states)
         if plan.adjoints:  # of masked steps too
             sums, outputs = run(sums, first, chunk)
         else:
@@ -266,8 +273,9 @@ def _unroll_bwd(cell: Cell, plan: Plan, saved: tuple, cotangents: tuple[State, A
     dreset = jax.tree.map(jnp.zeros_like, inputs.reset_state)
     sums = Sums(adjoint, dreset, products.zeros_for_sums(inputs.params))
     sequence = Chunk(inputs.xs, inputs.steps, states, res, dhs)
+    per_chunk = chunks.numbers(inputs.xs.shape[0], plan.chunk), firsts
     sums, _, (dxs, adjoints) = chunks.scan(
-        over_chunk, plan.chunk, sums, firsts, sequence, reverse=True
+        over_chunk, plan.chunk, sums, per_chunk, sequence, reverse=True
     )
     dparams = products.cast_like(sums.dparams, inputs.params)
     return (Inputs(dparams, sums.adjoint, sums.dreset, dxs, Steps(), adjoints),)

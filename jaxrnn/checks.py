@@ -290,7 +290,7 @@ def takes_ids(cell: Cell) -> None:
 
 
 CURE_OF_IDS = (
-    "Call jaxrnn.cells.weights.affine in `drive` and affine_vjp in `param_vjp`, or "
+    "Call jaxrnn.cells.weights.drive in `drive` and drive_vjp in `param_vjp`, or "
     "encode ids: jax.nn.one_hot."
 )
 

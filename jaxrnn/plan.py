@@ -11,16 +11,27 @@ from jaxtyping import Float, Integer
 from jaxrnn import checks
 from jaxrnn.cells.base import Cell, Drives, Params, State
 from jaxrnn.ops import chunks
-from jaxrnn.ops.ids import are_ids, leading_shape
+from jaxrnn.ops.ids import leading_shape
 
 Store = Literal["states", "residuals", "boundaries"]
 
+# Residuals are kept by default while they take no more bytes than this.
+KEPT_BYTES = 2**28
+
 # K steps are linearized at once. With few rows (K·B) the products outside the loops
-# lose efficiency, so the drive of a chunk should have CHUNK_FLOATS. With many rows
-# their results outgrow the cache. A chunk's working set, about 5 floats for each float
-# of the drive, is all the memory beside the states, so no chunk has more than its SHARE
-# of the sequence.
-CHUNK_FLOATS, LEAST_ROWS, ROWS, SHARE = 2**19, 64, 512, 5
+# lose efficiency, so no chunk has fewer than LEAST_ROWS. With many rows their results
+# outgrow the cache, so the drive of a chunk has at most so many floats.
+LEAST_ROWS, ROWS = 64, 512
+FLOATS = {"states": 2**19, "residuals": 2**18}
+
+# Beside what is stored, a chunk's working set is all the memory: some 5 floats for each
+# float of the drive. So the drives of a chunk hold at most this share of the floats of
+# all states. With "residuals" a chunk need not be less than LEAST_SHARE of the steps.
+SHARES, LEAST_SHARE = {"states": 0.2, "residuals": 0.15}, 0.05
+
+# With fewer rows in all than so many times I + H, the sums of the weights' gradients
+# outweigh a chunk's working set, and adding to them costs more than its other work.
+FEW = 4
 
 # Where nothing is stored for a backward pass, one chunk is fastest while the drive of
 # all steps fits into the cache.
@@ -79,16 +90,15 @@ def make_plan(
             raise ValueError(
                 "`chunk` must be None where T or *B are symbolic: one chunk serves all."
             )
-        store = store or "states"
+        store = store or "residuals"  # of one chunk: it holds them all anyway
         chunk = chunk_alone = size
     else:
-        width = params.w_ih.shape[0] if are_ids(xs) else xs.shape[-1]  # I
-        few = size * rows <= width + state.h.shape[-1]
-        store = store or ("residuals" if few else "states")
+        us = jax.eval_shape(cell.drive, params, xs)
+        if store is None:
+            kept = _residual_bytes(cell, params, state, us)
+            store = "residuals" if kept <= KEPT_BYTES else "states"
         if chunk is None:
-            us = jax.tree.leaves(jax.eval_shape(cell.drive, params, xs))
-            units = state.h.shape[-1]
-            chunk, chunk_alone = _choose_chunks(size, max(1, rows), us, units, store)
+            chunk, chunk_alone = _choose_chunks(params, state, us, store)
         else:
             chunk = chunk_alone = max(1, min(checks.positive("chunk", chunk), size))
     compute_dtype = None if compute_dtype is None else checks.floating(compute_dtype)
@@ -96,22 +106,42 @@ def make_plan(
     return Plan(chunk, chunk_alone, store, compute_dtype, ahead, adjoints)
 
 
-def _choose_chunks(size, rows, us: list[Drives], hidden, store) -> tuple[int, int]:
-    """Returns K with and without a backward pass, for B = `rows`, us `[T, *B, G]`."""
-    width = sum(u.shape[-1] for u in us)  # G
-    full = max(ROWS, CHUNK_FLOATS // width)
+def _choose_chunks(
+    params: Params, state: State, us: Drives, store: Store
+) -> tuple[int, int]:
+    """Returns K with and without a backward pass, for drives `[T, *B, G]`."""
+    drives = jax.tree.leaves(us)
+    size, rows = drives[0].shape[0], max(1, math.prod(drives[0].shape[1:-1]))
+    width = sum(u.shape[-1] for u in drives)  # G
+    share = SHARES.get(store, 0) * state.h.shape[-1] / width * size * rows
     if store == "boundaries":
         # 2 T/K states, and 20 K floats for each row and unit of an LSTM: the sum is
         # least at K = √(T/10).
         steps = min(size**0.5, max(4, (size / 10) ** 0.5, LEAST_ROWS / rows))
-    elif store == "residuals":  # speed before memory
-        steps = full / rows
+    elif store == "states":
+        most = max(ROWS, FLOATS[store] // width)
+        steps = max(LEAST_ROWS, min(most, share)) / rows
     else:
-        share = size * rows * hidden // (SHARE * width)
-        steps = max(LEAST_ROWS, min(full, share)) / rows
-    total = sum(u.size * u.dtype.itemsize for u in us)
+        weights = sum(p.size for p in jax.tree.leaves(params)) // width  # I + H
+        few = size * rows <= FEW * weights
+        share = weights if few else max(share, LEAST_SHARE * size * rows)
+        most = max(weights, FLOATS[store] // width)
+        steps = max(LEAST_ROWS, min(most, share)) / rows
+    total = sum(u.size * u.dtype.itemsize for u in drives)
     alone = size if total <= DRIVE_BYTES else chunks.chunk_length(size, ROWS // rows)
     return chunks.chunk_length(size, int(steps)), max(1, alone)
+
+
+def _residual_bytes(cell: Cell, params: Params, state: State, us: Drives) -> int:
+    """Returns the bytes of what the steps of a sequence keep for `linearize`."""
+    size = jax.tree.leaves(us)[0].shape[0]
+    states = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype), state
+    )
+    # A function of ours: `eval_shape` remembers those that it is given, by weak
+    # references, which not every cell's function has.
+    _, res = jax.eval_shape(lambda *given: cell.step(*given), params, states, us)
+    return sum(r.size * r.dtype.itemsize for r in jax.tree.leaves(res))
 
 
 def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bool:
@@ -124,7 +154,7 @@ def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bo
     u = jax.eval_shape(cell.drive, params, x)
     program = jax.make_jaxpr(cell.step)(params, state, u).jaxpr
     drives = program.invars[-len(jax.tree.leaves(u)) :] if jax.tree.leaves(u) else []
-    return any(
+    return len(drives) > 1 or any(
         equation.primitive.name in ("slice", "split")
         and any(given is drive for given in equation.invars for drive in drives)
         for equation in program.eqns

@@ -15,7 +15,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import checks, flow, initializers, layers, losses
-from jaxrnn.cells.weights import affine
+from jaxrnn.cells.weights import drive
 from tests.cases import softsign, softsign_slope
 from tests.cells.test_own_cell import leaky
 
@@ -35,7 +35,7 @@ CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 INTEGER = "must be an integer"
 # Cells of a user's own: without a `w_ih`; that multiply vectors; that do so going back.
 BARE = jaxrnn.lstm._replace(init=lambda *given: BareParams(*jaxrnn.lstm.init(*given)))
-HALF = leaky._replace(drive=lambda params, xs: affine(xs, params.w_ih, params.b))
+HALF = leaky._replace(drive=lambda params, xs: drive(xs, params.w_ih, xs.dtype))
 
 
 class BareParams(NamedTuple):
@@ -146,19 +146,19 @@ INPUTS = {
     ),
     "ids for a drive that multiplies": (
         lambda: unroll(leaky.init(KEY, IN, H), IDS, cell=leaky),
-        r"the cell's `drive` does not take them. Call jaxrnn.cells.weights.affine in",
+        r"the cell's `drive` does not take them. Call jaxrnn.cells.weights.drive in",
     ),
     "ids for a drive that multiplies one by one": (
         lambda: unroll(LSTM, IDS, cell=jaxrnn.lstm._replace(drive=lambda p, xs: xs)),
         r"`drive` does not take them: for \(2, 3\) it must return \(2, 3, G\), but "
-        r"returned \[\(2, 3\)\]. Call jaxrnn.cells.weights.affine",
+        r"returned \[\(2, 3\)\]. Call jaxrnn.cells.weights.drive",
     ),
     "ids for a param_vjp that multiplies": (
         lambda: jax.grad(lambda p: unroll(p, IDS, cell=HALF)[1].sum())(
             HALF.init(KEY, IN, H)
         ),
         r"`param_vjp` must return a gradient of each parameter's shape, .*For ids: Call"
-        r" jaxrnn.cells.weights.affine",
+        r" jaxrnn.cells.weights.drive",
     ),
     "the spectrum of ids of a batch": (
         lambda: flow.lyapunov_spectrum(jaxrnn.lstm, LSTM, None, IDS),

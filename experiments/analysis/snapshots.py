@@ -114,7 +114,8 @@ def time_constants(cell: jaxrnn.Cell, params: Any, xs: Array) -> Array:
     keep = gates.columns(gates.keep, len(params.w_hh))
     _, hs = jaxrnn.unroll(cell, params, None, xs)
     before = jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
-    z = cell.drive(params, xs)[..., keep] + before @ params.w_hh[:, keep]
+    w_ih, w_hh, b = params.w_ih[:, keep], params.w_hh[:, keep], params.b[keep]
+    z = xs @ w_ih + before @ w_hh + b
     return -1 / jnp.mean(jax.nn.log_sigmoid(z), axis=(0, 1))
 
 

@@ -130,7 +130,7 @@ class Cell(NamedTuple):
       drive: `(params, xs) -> us`, `[..., I]` to `[..., G]`, (1). Any leading axes.
         Raises `ValueError` if the last axis of `xs` is not the input size. If
         parameters have a `w_ih`, integers `[...]` are ids of one-hot vectors:
-        `weights.affine` takes both.
+        `weights.drive` takes both.
       step: `(params, state, u) -> (state, res)`, (2). Any leading axes: the engine
         calls it again on stored states to recompute `res`.
       linearize: `(params, state_prev, state, res) -> lin`, (3): every coefficient of J
@@ -141,7 +141,7 @@ class Cell(NamedTuple):
       param_vjp: `(params_t, xs, states_prev, lin, adjoints) -> (dparams, dxs)`, (5):
         one product over all leading axes per matrix. `dparams` has the type of the
         parameters, in float32 or wider: the engine adds the chunks up and casts the
-        sum. Ids have no `dxs`: None, as `weights.affine_vjp` returns it.
+        sum. Ids have no `dxs`: None, as `weights.drive_vjp` returns it.
     """
 
     init: Init

@@ -1,6 +1,6 @@
 """The basic recurrent network (Elman, 1990, Cognitive Science 14).
 
-    z[t] = u[t] + h[t-1] W_hh,        u[t] = x[t] W_ih + b
+    z[t] = u[t] + h[t-1] W_hh + b,    u[t] = x[t] W_ih
     h[t] = f(z[t])                                                                 (1)
 
 Its Jacobian is J[t] = W_hhᵀ scaled by ḟ(z[t]), so with δ[t] = ḟ(z[t]) ⊙ λ[t] the
@@ -30,13 +30,13 @@ from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
-    affine,
-    affine_vjp,
+    drive,
+    drive_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
 )
-from jaxrnn.ops.products import matmul, outer_sum
+from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 Elementwise = Callable[[Array], Array]
 
@@ -118,7 +118,7 @@ class _Step(NamedTuple):
     activation: Any
 
     def __call__(self, params: ElmanParams, state: ElmanState, u: Float[Array, "*B H"]):
-        z = matmul(state.h, params.w_hh) + u
+        z = matmul(state.h, params.w_hh) + u + params.b
         if isinstance(self.activation, str):
             return ElmanState(ACTIVATIONS[self.activation][0](z)), ()  # (1)
         return ElmanState(self.activation[0](z)), z
@@ -154,7 +154,7 @@ def _initial_state(params: ElmanParams, batch_shape: Shape) -> ElmanState:
 def _drive(
     params: ElmanParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
 ) -> Float[Array, "*N H"]:
-    return affine(xs, params.w_ih, params.b)
+    return drive(xs, params.w_ih, params.b.dtype)
 
 
 def _state_vjp(
@@ -171,11 +171,11 @@ def _param_vjp(
     adjoints: ElmanState,
 ) -> tuple[ElmanParams, Float[Array, "*N I"] | None]:
     delta = lin * adjoints.h
-    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta)
+    dw_ih, dxs = drive_vjp(xs, params_t.w_ih, delta)
     dparams = ElmanParams(
         w_ih=dw_ih,
         w_hh=outer_sum(states_prev.h, delta, params_t.w_hh.dtype),
-        b=db,
+        b=lead_sum(delta),
     )
     return dparams, dxs  # (3)
 

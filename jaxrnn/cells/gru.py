@@ -1,9 +1,9 @@
 """The gated recurrent unit (Cho et al., 2014), with the reset gate *after* the product.
 
-With u[t] = x[t] W_ih + b, q = h[t-1] W_hh, and gates in the order r z n:
+With u[t] = x[t] W_ih, q = h[t-1] W_hh, and gates in the order r z n:
 
-    r = σ(u_r + q_r),   z = σ(u_z + q_z)                                           (1)
-    n = tanh(u_n + r ⊙ (q_n + b_hn))                                               (2)
+    r = σ(u_r + q_r + b_r),   z = σ(u_z + q_z + b_z)                               (1)
+    n = tanh(u_n + b_n + r ⊙ (q_n + b_hn))                                         (2)
     h[t] = (1 - z) ⊙ n + z ⊙ h[t-1]                                                (3)
 
 These are PyTorch's and cuDNN's equations. r stands outside the product, as in the first
@@ -34,8 +34,8 @@ from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
-    affine,
-    affine_vjp,
+    drive,
+    drive_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
@@ -58,6 +58,13 @@ class GRUState(NamedTuple):
     """`h [*B, H]`."""
 
     h: Array
+
+
+class GRUDrive(NamedTuple):
+    """The drives `rz [..., 2H]` and `n [..., H]`, like the values that a step keeps."""
+
+    rz: Array
+    n: Array
 
 
 class GRURes(NamedTuple):
@@ -104,20 +111,21 @@ def _initial_state(params: GRUParams, batch_shape: Shape) -> GRUState:
 
 def _drive(
     params: GRUParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
-) -> Float[Array, "*N G"]:
-    return affine(xs, params.w_ih, params.b)
+) -> GRUDrive:
+    parts = jnp.split(params.w_ih, (2 * params.b_hn.size,), axis=-1)
+    return GRUDrive(*(drive(xs, w, params.b.dtype) for w in parts))
 
 
-def _step(
-    params: GRUParams, state: GRUState, u: Float[Array, "*B G"]
-) -> tuple[GRUState, GRURes]:
-    size = state.h.shape[-1]
+def _step(params: GRUParams, state: GRUState, u: GRUDrive) -> tuple[GRUState, GRURes]:
     q = matmul(state.h, params.w_hh)
+    (q_rz, q_n), (b_rz, b_n) = (
+        jnp.split(a, (2 * state.h.shape[-1],), axis=-1) for a in (q, params.b)
+    )
     # σ(x) = ½ tanh(½ x) + ½, as one contiguous activation over both gates.
-    rz = 0.5 * jnp.tanh(0.5 * (u[..., : 2 * size] + q[..., : 2 * size])) + 0.5  # (1)
+    rz = 0.5 * jnp.tanh(0.5 * (u.rz + q_rz + b_rz)) + 0.5  # (1)
     r, z = jnp.split(rz, 2, axis=-1)
-    inner = q[..., 2 * size :] + params.b_hn
-    n = jnp.tanh(u[..., 2 * size :] + r * inner)  # (2)
+    inner = q_n + params.b_hn
+    n = jnp.tanh(u.n + b_n + r * inner)  # (2)
     return GRUState(n + z * (state.h - n)), GRURes(rz, n, inner)  # (3)
 
 
@@ -151,11 +159,11 @@ def _param_vjp(
     delta_u = jnp.concatenate(
         [delta_q[..., : 2 * size], lin.nu * adjoints.h], axis=-1
     )  # (7)
-    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta_u)
+    dw_ih, dxs = drive_vjp(xs, params_t.w_ih, delta_u)
     dparams = GRUParams(
         w_ih=dw_ih,
         w_hh=outer_sum(states_prev.h, delta_q, params_t.w_hh.dtype),
-        b=db,
+        b=lead_sum(delta_u),
         b_hn=lead_sum(delta_q[..., 2 * size :]),
     )
     return dparams, dxs  # (8)

@@ -1,8 +1,9 @@
 """Long short-term memory (Hochreiter & Schmidhuber, 1997; Gers et al., 2000).
 
-With u[t] = x[t] W_ih + b, σ the logistic function, and gates in the order i f g o:
+With u[t] = x[t] W_ih, σ the logistic function, and gates in the order i f g o:
 
-    i = σ(z_i),  f = σ(z_f),  g = tanh(z_g),  o = σ(z_o),   z = u[t] + h[t-1] W_hh   (1)
+    i = σ(z_i),  f = σ(z_f),  g = tanh(z_g),  o = σ(z_o),
+    z = u[t] + h[t-1] W_hh + b                                                       (1)
     c[t] = f ⊙ c[t-1] + i ⊙ g                                                        (2)
     h[t] = o ⊙ tanh(c[t])                                                            (3)
 
@@ -34,13 +35,13 @@ from jaxrnn import arguments
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
-    affine,
-    affine_vjp,
+    drive,
+    drive_vjp,
     input_weights,
     recurrent_weights,
     state_shape,
 )
-from jaxrnn.ops.products import matmul, outer_sum
+from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 
 class LSTMParams(NamedTuple):
@@ -92,7 +93,7 @@ def _initial_state(params: LSTMParams, batch_shape: Shape) -> LSTMState:
 def _drive(
     params: LSTMParams, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
 ) -> Float[Array, "*N G"]:
-    return affine(xs, params.w_ih, params.b)
+    return drive(xs, params.w_ih, params.b.dtype)
 
 
 def _scale_and_shift(size: int, dtype: DTypeLike) -> tuple[Array, Array]:
@@ -111,7 +112,8 @@ def _step(
     params: LSTMParams, state: LSTMState, u: Float[Array, "*B G"]
 ) -> tuple[LSTMState, Float[Array, "*B G"]]:
     scale, shift = _scale_and_shift(state.h.shape[-1], u.dtype)
-    gates = scale * jnp.tanh(scale * (matmul(state.h, params.w_hh) + u)) + shift  # (1)
+    z = matmul(state.h, params.w_hh) + u + params.b
+    gates = scale * jnp.tanh(scale * z) + shift  # (1)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     c = f * state.c + i * g  # (2)
     return LSTMState(o * jnp.tanh(c), c), gates  # (3)
@@ -154,11 +156,11 @@ def _param_vjp(
     adjoints: LSTMState,
 ) -> tuple[LSTMParams, Float[Array, "*N I"] | None]:
     delta, _ = _deltas(lin, adjoints)
-    dw_ih, db, dxs = affine_vjp(xs, params_t.w_ih, delta)
+    dw_ih, dxs = drive_vjp(xs, params_t.w_ih, delta)
     dparams = LSTMParams(
         w_ih=dw_ih,
         w_hh=outer_sum(states_prev.h, delta, params_t.w_hh.dtype),
-        b=db,
+        b=lead_sum(delta),
     )
     return dparams, dxs  # (7)
 

@@ -19,7 +19,7 @@ from jaxrnn import arguments
 from jaxrnn.cells.base import Params, Shape
 from jaxrnn.ops import placement
 from jaxrnn.ops.ids import are_ids, indices, one_hot
-from jaxrnn.ops.products import accumulation_dtype, lead_sum, matmul, outer_sum
+from jaxrnn.ops.products import accumulation_dtype, matmul, outer_sum
 
 
 class Gates(NamedTuple):
@@ -79,12 +79,15 @@ def state_shape(params: Params, batch_shape: Shape) -> Shape:
     return (*arguments.batch_shape("batch_shape", batch_shape), units_in(params))
 
 
-def affine(
+def drive(
     xs: Float[Array, "*N I"] | Integer[Array, "*N"],
     w_ih: Float[Array, "I G"],
-    b: Float[Array, " G"],
+    dtype: DTypeLike,
 ) -> Float[Array, "*N G"]:
-    """Returns `xs @ w_ih + b`: the drive of every cell with packed weights.
+    """Returns `xs @ w_ih` in `dtype`: the drive of every cell with packed weights.
+
+    The bias is left to the step. Added here, it would cost a pass over the drives of
+    all steps, and as much memory again.
 
     Ids `[*N]` stand for one-hot vectors: they select rows of `w_ih`, and zeros where an
     id is outside 0 … I - 1.
@@ -93,7 +96,7 @@ def affine(
       ValueError: if the last axis of vectors is not the input size of `w_ih`.
     """
     if are_ids(xs):
-        return _rows(w_ih, xs).astype(b.dtype) + b
+        return _rows(w_ih, xs).astype(dtype)
     if xs.shape[-1] != w_ih.shape[0]:
         raise ValueError(
             f"the last axis of the inputs must be the input size I = {w_ih.shape[0]} "
@@ -101,31 +104,29 @@ def affine(
             f"parameters with `cell.init(key, {xs.shape[-1]}, hidden_size)`, or feed "
             f"inputs of size {w_ih.shape[0]}."
         )
-    return matmul(xs, w_ih) + b
+    return matmul(xs, w_ih).astype(dtype)
 
 
-def affine_vjp(
+def drive_vjp(
     xs: Float[Array, "*N I"] | Integer[Array, "*N"],
     w_ih_t: Float[Array, "G I"],
     delta: Float[Array, "*N G"],
-) -> tuple[Float[Array, "I G"], Float[Array, " G"], Float[Array, "*N I"] | None]:
-    """Returns Σ xᵀ δ, Σ δ and δ w_ihᵀ: the gradients of `affine` by w_ih, b and xs.
+) -> tuple[Float[Array, "I G"], Float[Array, "*N I"] | None]:
+    """Returns Σ xᵀ δ and δ w_ihᵀ: the gradients of `drive` by w_ih and by xs.
 
-    The sums are in float32 or wider. Ids have no gradient: it is None, and δ is added
-    to the rows that they select.
+    The sum is in float32 or wider. Ids have no gradient: it is None, and δ is added to
+    the rows that they select.
     """
     dtype = w_ih_t.dtype
     if not are_ids(xs):
-        dxs = matmul(delta, w_ih_t)
-        return outer_sum(xs, delta, dtype), lead_sum(delta), dxs
+        return outer_sum(xs, delta, dtype), matmul(delta, w_ih_t)
     size = w_ih_t.shape[1]
     if _on_explicit_axes(xs, delta):
-        return outer_sum(one_hot(xs, size, dtype), delta, dtype), lead_sum(delta), None
+        return outer_sum(one_hot(xs, size, dtype), delta, dtype), None
     # Rounded to `dtype`, as a product with one-hot vectors would.
     terms = delta.astype(dtype).astype(accumulation_dtype(dtype))
     rows = jnp.zeros((size, delta.shape[-1]), terms.dtype).at[indices(xs)]
-    dw_ih = rows.add(terms, mode="drop", wrap_negative_indices=False)
-    return dw_ih, lead_sum(delta), None
+    return rows.add(terms, mode="drop", wrap_negative_indices=False), None
 
 
 def _rows(w_ih: Array, ids: Array) -> Array:

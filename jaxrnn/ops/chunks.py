@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jaxtyping import PyTree
 
 
@@ -60,7 +60,7 @@ def scan(
     def run_tail(carry):
         rest = jax.tree.map(lambda a: a[whole:], per_step)
         carry, once, ys = body(carry, jax.tree.map(lambda a: a[-1], per_chunk), rest)
-        return carry, (jax.tree.map(lambda a: a[None], once), ys)
+        return carry, (jax.tree.map(lambda a: a[None], once), _vmapped_first(ys))
 
     # Both in the order of the run; the outputs in the order of time.
     if not tail or not count:
@@ -77,30 +77,135 @@ def scan(
     return carry, once, ys
 
 
+def numbers(size: int | Any, chunk: int | Any) -> Array:
+    """Returns the numbers 0, 1, … of the chunks of `scan`, `[⌈T/K⌉]`."""
+    return jnp.arange(1 if size == chunk else -(-size // chunk))
+
+
+def before(number: Array, chunk: int | Any, initial: PyTree, states: PyTree) -> Any:
+    """Returns the state before a chunk, counted from 0, out of all states `[T, ...]`.
+
+    It is the last state of the chunk before, and the initial state `[...]` at first.
+    """
+
+    def of(initial: Array, states: Array) -> Array:
+        if chunk == states.shape[0] or states.size == 0:
+            return initial  # there is one chunk, or none
+        last = jnp.maximum(number * chunk - 1, 0)
+        last = lax.dynamic_index_in_dim(states, last, keepdims=False)
+        return jnp.where(number == 0, initial, last)
+
+    return jax.tree.map(of, initial, states)
+
+
+def _vmapped_first(tree: PyTree) -> Any:
+    """Returns the tree with the axes of `vmap` before all others, which is no copy.
+
+    JAX takes the axes of a hand-written forward pass for those of the function itself,
+    but loops in the one and in the other may leave them elsewhere.
+    """
+    return jax.tree.map(lambda a: lax.squeeze(lax.expand_dims(a, (0,)), (0,)), tree)
+
+
 def _concatenated(start, end):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, end)
 
 
 def scan_ahead(
-    body: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, xs: PyTree
+    body: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: PyTree,
+    us: PyTree,
+    steps: PyTree,
 ) -> tuple[Any, Any]:
-    """Runs `lax.scan` with each input read one step ahead and carried.
+    """Scans `body(carry, u, step)`, with each u read one step ahead and carried.
 
-    The results are the same. XLA:CPU fuses the read of a step's input with the
-    elementwise work that follows. Where that work is a chain with slices in it, as in
-    the GRU, the fused loop is not vectorized; an input in the carry is a plain buffer.
+    The results are those of `lax.scan` over `(us, steps)`, leaves `[K, ...]`. XLA:CPU
+    fuses the read of a step's input with the elementwise work that follows. Where that
+    work is a chain with slices in it, as in the GRU, the fused loop is not vectorized;
+    an input in the carry is a plain buffer.
     """
-    size = jax.tree.leaves(xs)[0].shape[0]
+    size = jax.tree.leaves(us)[0].shape[0]
 
-    def read(t):
-        return jax.tree.map(
-            lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), xs
-        )
+    def over_step(carry, inputs):
+        (carry, u), (t, step) = carry, inputs
+        carry, y = body(carry, u, step)
+        return (carry, _read(us, jnp.minimum(t + 1, size - 1))), y
 
-    def over_step(carry, t):
-        carry, x = carry
-        carry, y = body(carry, x)
-        return (carry, read(jnp.minimum(t + 1, size - 1))), y
-
-    (carry, _), ys = lax.scan(over_step, (carry, read(0)), jnp.arange(size))
+    inputs = jnp.arange(size), steps
+    (carry, _), ys = lax.scan(over_step, (carry, _read(us, 0)), inputs)
     return carry, ys
+
+
+def scan_in_place(
+    body: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: PyTree,
+    us: PyTree,
+    steps: PyTree,
+) -> tuple[Any, Any]:
+    """Scans `body(carry, u, step) -> (carry, y)`, and writes ys over us.
+
+    The results are those of `lax.scan` over `(us, steps)`, leaves `[K, ...]`. A scan
+    fills a new array with zeros for every output, and then writes it step by step. Here
+    an output of the shape of a drive is written where that drive was read, which saves
+    the array and a pass over it.
+    """
+    buffers, tree_of_us = jax.tree.flatten(us)
+    of_a_step = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (us, steps)
+    )
+    outputs, tree_of_ys = jax.tree.flatten(jax.eval_shape(body, carry, *of_a_step)[1])
+    places, size = _places(outputs, buffers), buffers[0].shape[0]
+    if not places or (isinstance(size, int) and size == 0):
+        return lax.scan(lambda carry, x: body(carry, *x), carry, (us, steps))
+
+    def over_step(carry, inputs):
+        (carry, written), (t, scanned, step) = carry, inputs
+        us = [
+            _value_of(_read(written[n], t), u) if n in written else u
+            for n, u in enumerate(scanned)
+        ]
+        carry, y = body(carry, jax.tree.unflatten(tree_of_us, us), step)
+        ys, written = jax.tree.leaves(y), dict(written)
+        for output, n in places.items():
+            written[n] = lax.dynamic_update_index_in_dim(written[n], ys[output], t, 0)
+            ys[output] = None
+        return (carry, written), ys
+
+    written = {n: buffers[n] for n in places.values()}
+    inputs = jnp.arange(size), buffers, steps
+    (carry, written), ys = lax.scan(over_step, (carry, written), inputs)
+    for output, n in places.items():
+        ys[output] = written[n]
+    return carry, jax.tree.unflatten(tree_of_ys, ys)
+
+
+@jax.custom_jvp
+def _value_of(read: Array, scanned: Array) -> Array:
+    """Returns `read`, whose derivative is that of `scanned`, an equal array.
+
+    The derivative of a read from the carry would be an array of all steps at every
+    step. XLA removes the scanned array, which nothing else uses.
+    """
+    return read
+
+
+@_value_of.defjvp
+def _value_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return _value_of(*primals), tangents[1]
+
+
+def _places(outputs: list[Any], buffers: list[Any]) -> dict[int, int]:
+    """Returns which output `[...]` is written over which buffer `[K, ...]`."""
+    free, places = dict(enumerate(buffers)), {}
+    for number, output in enumerate(outputs):
+        kind = output.shape, output.dtype
+        fits = (n for n, b in free.items() if (b.shape[1:], b.dtype) == kind)
+        if (place := next(fits, None)) is not None:
+            places[number] = place
+            del free[place]
+    return places
+
+
+def _read(tree: PyTree, t: Any) -> Any:
+    """Returns step t of every leaf `[K, ...]`."""
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), tree)

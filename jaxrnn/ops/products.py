@@ -5,6 +5,7 @@ which it is multiplied, so the engine casts the matrices, and nothing else, for 
 precision (`matrices_in`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,10 @@ from jaxtyping import Float, PyTree
 
 from jaxrnn.ops import placement
 
-# SMALL and LARGE are bytes. With fewer than FEW_ROWS rows, a product with a matrix
-# below SMALL is fastest if the sums run over its rows. With a matrix of LARGE or more,
-# which outgrows the cache, it is fastest if they run over its columns
-# (`stored_for_loop`).
-SMALL, LARGE, FEW_ROWS = 2**21, 2**23, 64
+# A matrix of LARGE bytes or more does not stay in the cache of a core, and few rows,
+# below FEW_ROWS, are then multiplied fastest with the matrix as the left operand
+# (`is_left_operand`).
+LARGE, FEW_ROWS = 2**23, 128
 
 # XLA:CPU of JAX 0.8.0 cannot multiply bfloat16 rows on several leading axes by a
 # transpose. Later versions can, and keep the axes: merging them would move the batch
@@ -42,15 +42,31 @@ def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N 
     narrow = w.dtype.itemsize < 4 and a.ndim > 2
     if ONE_LEADING_AXIS and narrow and not placement.is_explicit(a):
         rows = rows.reshape(-1, a.shape[-1])
-    product = lax.dot_general(
-        rows,
-        w,
-        (((rows.ndim - 1,), (0,)), ((), ())),
-        preferred_element_type=accumulation_dtype(w.dtype),
-    )
+    dtype, axis = accumulation_dtype(w.dtype), rows.ndim - 1
+    if is_left_operand(w, math.prod(a.shape[:-1])):
+        columns = lax.dot_general(
+            w.T, rows, (((1,), (axis,)), ((), ())), preferred_element_type=dtype
+        )
+        # XLA would exchange the operands again, were it not for the barrier.
+        product = jnp.moveaxis(lax.optimization_barrier(columns), 0, -1)
+    else:
+        product = lax.dot_general(
+            rows, w, (((axis,), (0,)), ((), ())), preferred_element_type=dtype
+        )
     if rows.ndim < a.ndim:
         product = product.reshape(*a.shape[:-1], w.shape[-1])
     return product.astype(a.dtype)
+
+
+def is_left_operand(w: Array, rows: int | Any) -> bool:
+    """Returns whether `matmul` computes `rows [N, K] @ w [K, M]` as `(wᵀ rowsᵀ)ᵀ`.
+
+    XLA:CPU then reads the large matrix row by row, and packs the small one. With 16 to
+    64 rows a `[1024, 4096]` matrix is multiplied at 137 to 188 GFLOP/s so, and
+    otherwise at 110 to 155 (`python -m benchmarks.profile.products`).
+    """
+    few = isinstance(rows, int) and 1 < rows < FEW_ROWS
+    return few and w.size * w.dtype.itemsize >= LARGE
 
 
 def outer_sum(
@@ -109,12 +125,10 @@ def stored_for_loop(
 ) -> Callable[[], Any]:
     """Stores the parameters for a loop; returns the function that reads them inside it.
 
-    On two cores, with 16 to 32 rows, a `[256, 64]` matrix reached 52 to 67 GFLOP/s as
-    stored and 31 to 50 transposed; a `[4096, 1024]` matrix, too large for the cache, 94
-    to 102 and 107 to 133. From 64 rows on they differ little (`python -m
-    benchmarks.profile.products`). A matrix that is faster transposed is copied once,
-    here. The returned function transposes it back inside the loop, which XLA folds into
-    the product, so a cell sees plain arrays.
+    A product is fastest if its sums run down the columns of a right operand, or along
+    the rows of a left one (`is_left_operand`). A matrix that does not lie so is copied
+    once, here. The returned function transposes it back inside the loop, which XLA
+    folds into the product, so a cell sees plain arrays.
 
     Args:
       params: a tree of arrays; only the matrices, `[K, M]`, are ever stored transposed.
@@ -125,11 +139,9 @@ def stored_for_loop(
       A function without arguments, to be called in the loop's body. It returns the
       parameters, or θᵀ.
     """
-    few = isinstance(rows, int) and rows < FEW_ROWS
 
     def is_copied(p: Array) -> bool:
-        size = p.size * p.dtype.itemsize
-        return p.ndim == 2 and (size < SMALL if transpose else few and size >= LARGE)
+        return p.ndim == 2 and is_left_operand(p, rows) != transpose
 
     copied = jax.tree.map(is_copied, params)
     stored = jax.tree.map(lambda p, other: p.T if other else p, params, copied)

@@ -87,7 +87,6 @@ leaky = jaxrnn.Cell(init, initial_state, drive, step, linearize, state_vjp, para
 def test_equals_autodiff(size, store, monkeypatch):
     """`@` on the matrices, however they are stored for the loops."""
     if size == "large":  # as if every matrix outgrew the cache
-        monkeypatch.setattr(products, "SMALL", 0)
         monkeypatch.setattr(products, "LARGE", 0)
     case = problem(leaky, 7, inputs=3, hidden=5 if size == "small" else 6)
     options = {"mask": steps(0.7, seed=1), "reset": steps(0.3, seed=2)}

@@ -85,12 +85,11 @@ def gates_kept(cell, params, xs):
     """
     state, logs = cell.initial_state(params, xs.shape[1:2]), []
     for x in xs:
-        u = cell.drive(params, x)
-        after, residuals = cell.step(params, state, u)
+        after, residuals = cell.step(params, state, cell.drive(params, x))
         if cell is jaxrnn.lstm:
             logs.append(jnp.log(residuals[:, 4:8]))
         else:
-            q = state.h @ params.w_hh
+            u, q = x @ params.w_ih + params.b, state.h @ params.w_hh
             r = jax.nn.sigmoid(u[:, :4] + q[:, :4])
             n = jnp.tanh(u[:, 8:] + r * (q[:, 8:] + params.b_hn))
             logs.append(jnp.log((after.h - n) / (state.h - n)))
