@@ -20,8 +20,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(READY)
 
+# glibc keeps large blocks of memory instead of mapping them anew at every call (jaxrnn/devices.py).
+MALLOC := MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000
+
 train: $(READY)  ## the main job: a language model of Shakespeare, in about four minutes
-	$(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
+	$(MALLOC) $(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
 # The tests compile thousands of small programs and run each once, so XLA:CPU's and LLVM's
 # optimizations cost more than they gain: without them, compiling takes a fifth of the time. The
@@ -54,7 +57,7 @@ $(BENCH_READY): $(READY)
 	@touch $(BENCH_READY)
 
 bench: $(BENCH_READY)  ## jaxrnn and its peers side by side, in under three minutes; BENCH=--full: all
-	$(BIN)/python -m benchmarks.run $(BENCH)
+	$(MALLOC) $(BIN)/python -m benchmarks.run $(BENCH)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """The main job's training in jaxrnn, PyTorch and Flax NNX: speed, and the same losses.
 
-    python -m benchmarks.end_to_end [--cell lstm,gru] [--rounds 9] [--out FILE.json]
+    python -m benchmarks.end_to_end [--cell lstm,gru] [--embedding 32] [--out FILE.json]
 
 The model, the batches and the optimizer, with clipping and schedule, are those of
 configs/shakespeare/shakespeare_lstm.toml; jaxrnn's part is the code of `experiments`.
@@ -40,11 +40,11 @@ def differences(job: Any, steps: int) -> dict[str, float]:
     return {name: float(np.max(np.abs(off[name]))) for name in off}
 
 
-def compare(cell: str, rounds: int, steps: int) -> dict[str, Any]:
+def compare(cell: str, embedding: int, rounds: int, steps: int) -> dict[str, Any]:
     """Returns differences of the losses and characters per second, by trainer."""
     from benchmarks.peers import trainers
 
-    job = trainers.make_job(cell)
+    job = trainers.make_job(cell, embedding)
     off = differences(job, steps)
 
     def block(step: Any, numbers: Any) -> list[float]:
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, cells = command.Parser("end_to_end", __doc__), ["lstm", "gru"]
     add = parser.add_argument
     add("--cell", type=command.names(cells), default=cells, help="lstm,gru")
+    add("--embedding", type=command.at_least(1), default=32, help="its width: 32")
     add("--rounds", type=command.at_least(2), default=9, help="9")
     add("--curve", type=command.at_least(1), default=100, help="steps compared: 100")
     add("--out", type=Path, default=Path("runs/benchmarks/end_to_end.json"))
@@ -90,10 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ["", "characters/s", "quartiles", "jaxrnn is × as fast", "jaxrnn-cores"]
     worst = 0.0
     for cell in options.cell:
-        compared = compare(cell, options.rounds, options.curve)
+        sizes = options.embedding, options.rounds, options.curve
+        compared = compare(cell, *sizes)
         found["cells"][cell] = compared
         results.write(options.out, found)
-        title = f"{cell}, the main job's training"
+        title = f"{cell}, embedding of {options.embedding}, the main job's training"
         table = tables.terminal(title, [*head, "Δ loss, nats"], rows(compared))
         command.console().print(table)
         worst = max(worst, *(record["difference"] for record in compared.values()))

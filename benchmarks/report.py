@@ -2,9 +2,10 @@
 
     python -m benchmarks.report benchmarks/results/grid.json docs/grid
 
-writes docs/grid.md and docs/grid.png.
+writes docs/grid.md and docs/grid.png, and docs/grid_memory.png: time against memory.
 """
 
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ from matplotlib.figure import Figure
 from benchmarks import command, contest, results, tables
 
 TITLES = {"gradient": "whole gradient", "forward": "forward alone"}
+MEMORY = (
+    "jaxrnn",
+    "jaxrnn-states",
+    "jaxrnn-boundaries",
+    "flax-nnx",
+    "checkpoint",
+    "scan",
+)
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
@@ -82,6 +91,31 @@ def draw(found: dict[str, Any]) -> Figure:
     return figure
 
 
+def draw_memory(points: Sequence[results.Point]) -> Figure:
+    """Draws a panel per cell: geometric means of time and memory, Flax NNX's = 1."""
+    cells = tables.cells_in(points)
+    figure = Figure(figsize=(4 * len(cells) + 2, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(cells), squeeze=False, sharey=True)[0]
+    for panel, cell in zip(panels, cells, strict=True):
+        of_cell = [point for point in points if point["cell"] == cell]
+        for number, name in enumerate(MEMORY):
+            means = []
+            for field in ("temporary_bytes", "ms"):
+                by_flax = results.Comparison("", name, ("flax-nnx",), field=field)
+                found = results.ratios(of_cell, by_flax, "gradient").values()
+                means.append(statistics.geometric_mean(found) if found else None)
+            if None in means:
+                continue
+            style = {"color": f"C{number}", "marker": MARKS[number]}
+            panel.plot(*means, linestyle="", label=name, **style)
+        panel.set(title=cell, xlabel="temporary memory / Flax NNX's", xlim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("time of the whole gradient / Flax NNX's")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4)
+    return figure
+
+
 @command.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
@@ -94,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = "\n".join(lines(found, options.command)) + "\n"
     options.out.with_suffix(".md").write_text(page, encoding="utf-8")
     draw(found).savefig(options.out.with_suffix(".png"), dpi=150)
+    memory = options.out.with_name(f"{options.out.name}_memory.png")
+    draw_memory(found["points"]).savefig(memory, dpi=150)
     return 0
 
 

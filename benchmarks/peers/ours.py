@@ -28,8 +28,19 @@ def unrolled(problem: Problem, unlike: str = "", **options: Any) -> Contestant:
 def on_cores(problem: Problem) -> Contestant:
     """As `jaxrnn.train` runs a step: the batch split over the cores where that pays."""
     over = devices.default_devices(problem.params)
-    params, _, xs = devices.split((problem.params, None, problem.xs), over)
-    return unrolled(problem._replace(params=params, xs=xs))
+    placed = devices.split((problem.params, None, problem.xs), over)
+    params, _, xs = placed
+    contestant = unrolled(problem._replace(params=params, xs=xs))
+
+    def traced(function):
+        def call(*arguments):
+            with devices.tracing(devices.split_of(placed)):
+                return function(*arguments)
+
+        return call
+
+    functions = {kind: traced(f) for kind, f in contestant.functions.items()}
+    return contestant._replace(functions=functions)
 
 
 def ragged(problem: Problem) -> Contestant:
@@ -71,7 +82,7 @@ def checkpointed(problem: Problem, nested: bool = False) -> Contestant:
 IN_BFLOAT16 = {"unlike": "products in bfloat16", "compute_dtype": jnp.bfloat16}
 CONTESTANTS: Mapping[str, Maker] = {
     "jaxrnn": unrolled,
-    "jaxrnn-residuals": partial(unrolled, store="residuals"),
+    "jaxrnn-states": partial(unrolled, store="states"),
     "jaxrnn-boundaries": partial(unrolled, store="boundaries"),
     "jaxrnn-cores": on_cores,
     "jaxrnn-bfloat16": partial(unrolled, **IN_BFLOAT16),
@@ -81,7 +92,7 @@ CONTESTANTS: Mapping[str, Maker] = {
 LONG: Mapping[str, Maker] = {
     "jaxrnn-checkpointed": checkpointed,
     "jaxrnn-nested": partial(checkpointed, nested=True),
-    "jaxrnn-states": partial(unrolled, store="states"),
-    "jaxrnn-residuals": CONTESTANTS["jaxrnn-residuals"],
+    "jaxrnn-states": CONTESTANTS["jaxrnn-states"],
+    "jaxrnn-residuals": partial(unrolled, store="residuals"),
     "jaxrnn-boundaries": CONTESTANTS["jaxrnn-boundaries"],
 }

@@ -32,13 +32,14 @@ class Job(NamedTuple):
     """The learning rate of each step."""
 
 
-def make_job(cell: str) -> Job:
-    """Returns the main job, with this cell."""
+def make_job(cell: str, embedding: int = 32) -> Job:
+    """Returns the main job, with this cell and an embedding of this width."""
     from experiments.config.load import load_config
     from experiments.tasks.language_model import LanguageModel
     from experiments.training.optimizer import learning_rate, make_optimizer
 
-    config = load_config(LanguageModel, CONFIG, [f'model.cell="{cell}"'])
+    changes = [f'model.cell="{cell}"', f"embedding_size={embedding}"]
+    config = load_config(LanguageModel, CONFIG, changes)
     task, steps = config.make(print), np.arange(config.optimizer.steps)
     params = task.init(jax.random.key(config.seed))
     rates = np.asarray(learning_rate(config.optimizer)(steps))
