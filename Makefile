@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 # glibc keeps large blocks of memory instead of mapping them anew at every call (jaxrnn/devices.py).
 MALLOC := MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000
 
-train: $(READY)  ## the main job: a language model of Shakespeare, in about four minutes
+train: $(READY)  ## the main job: a language model of Shakespeare, in about three minutes
 	$(MALLOC) $(BIN)/python -m experiments.run configs/shakespeare/shakespeare_lstm.toml
 
 # The tests compile thousands of small programs and run each once, so XLA:CPU's and LLVM's
