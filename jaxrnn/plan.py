@@ -148,7 +148,8 @@ def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bo
     """Returns whether a step cuts its drive into gates before adding anything to it.
 
     XLA:CPU fuses the read of the drive with such slices, and does not vectorize the
-    loop. This concerns one compiler's speed only, never the result.
+    loop. A drive that is in parts already, like the GRU's, has the same effect. This
+    concerns one compiler's speed only, never the result.
     """
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     u = jax.eval_shape(cell.drive, params, x)
