@@ -1,4 +1,4 @@
-"""The README's code runs, and its two commands exist."""
+"""The README's code runs, and what the README and the pages name exists."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.usefixtures("as_users_see_it")
@@ -27,15 +28,15 @@ def test_the_ten_lines_train():
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(names["grads"]))
 
 
-@pytest.mark.parametrize("folder", [".", "experiments"])
-def test_what_is_named_is_there(folder):
-    text = (ROOT / folder / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md", *PAGES])
+def test_what_is_named_is_there(page):
+    text, folder = (ROOT / page).read_text(), (ROOT / page).parent
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= set(
         targets
     )
     for path in re.findall(r"\]\(([^):]+)\)", text):
-        assert (ROOT / folder / path.partition("#")[0]).exists(), path
+        assert not path.partition("#")[0] or (folder / path.partition("#")[0]).exists()
     for module in re.findall(r"python -m ([a-z_.]+)", text):
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
     for pattern in re.findall(r"configs/[a-z0-9_/*{},.]*\.toml", text):
@@ -47,7 +48,7 @@ def test_what_is_named_is_there(folder):
 
 
 def test_every_config_is_told_of():
-    """By its name, in a table of one of the two READMEs."""
-    told = README + (ROOT / "experiments" / "README.md").read_text()
+    """By its name, in a table of the results."""
+    told = (ROOT / "docs" / "results.md").read_text()
     listed = set(re.findall(r"^\| \[?`([a-z0-9_]+)`", told, re.MULTILINE))
     assert {path.stem for path in (ROOT / "configs").rglob("*.toml")} <= listed
