@@ -1,55 +1,18 @@
-"""The lecture on training recurrent networks, on one page, and the library held to it.
+"""The library held to the lecture on training recurrent networks.
 
-*The network.* The basic RNN reads x[1] … x[T] and has a memory h, the hidden state:
+docs/derivation.md derives these equations, for a network of scalars whose weights are
+W₁ (`w_ih`), Wₘ (`w_hh`) and W₂ (a `dense` layer), without biases:
 
-    z[t] = W₁ x[t] + Wₘ h[t-1],    h[t] = f(z[t]),    y[t] = f(W₂ h[t]),    h[0] given
-
-Here W₁ is `w_ih`, Wₘ is `w_hh`, W₂ is a `dense` layer, and no bias is used.
-
-*The loss* is any R̂ = L(y[1:T], v[1:T]) of outputs and labels. Some labels may be
-empty, as in many-to-one, where only v[T] is there; some inputs may be, as in
-one-to-many, where x[1] alone is there, and the later inputs are zero, or the network's
-own last output. Either way R̂ depends on the weights through the outputs, all of them:
-
-    dR̂/dWₘ = Σ_t ∂R̂/∂y[t] · ∂y[t]/∂Wₘ          an empty label adds nothing to the sum
-
-*One output.* Let everything be a scalar. Then ∂y[t]/∂wₘ = w₂ ḟ(w₂ h[t]) ∂h[t]/∂wₘ, and
-the state knows wₘ in two ways, directly and by the state before it, which knows it too:
+    z[t] = w₁ x[t] + wₘ h[t-1],    h[t] = f(z[t]),    y[t] = f(w₂ h[t])
 
     ∂h[i]/∂wₘ = ḟ(z[i]) (h[i-1] + wₘ ∂h[i-1]/∂wₘ),     ∂h[0]/∂wₘ = 0                 (1)
-
-The recursion down from t meets all that the recursion down from t-1 needs: once is
-enough. Written out, every step i back in time leaves one term:
-
     ∂y[t]/∂wₘ = Σ_{i=1…t}  w₂ ḟ(w₂ h[t]) · wₘ^{i-1} Π_{j=0…i-1} ḟ(z[t-j]) · h[t-i]   (2)
-
-and a state i steps back reaches the output with the factor
-
     ∂y[t]/∂h[t-i] = w₂ ḟ(w₂ h[t]) · wₘ^i Π_{j=0…i-1} ḟ(z[t-j])                       (3)
-
-(in (2) the last of the i factors wₘ has given way to h[t-i]: there it is wₘ that
-varies).
-
-*Backwards.* (1) runs forwards, and for every weight anew. Read from the other end, the
-same sum needs one recursion for all weights and all labels. Let λ[t] = dR̂/dh[t], by
-all ways there are:
 
     λ[t] = w₂ ḟ(w₂ h[t]) ∂R̂/∂y[t] + wₘ ḟ(z[t+1]) λ[t+1],     λ[T+1] = 0
     dR̂/dwₘ = Σ_t λ[t] ḟ(z[t]) h[t-1]                                                 (4)
 
-Unrolled, λ[s] collects from every output t ≥ s the factor (3) with i = t - s, and
-ḟ(z[s]) h[s-1] makes it the term of (2) with i = t - s + 1. (2) sums over s for each t,
-(4) over t for each s.
-
-*Vanishing and exploding.* (3) has i factors wₘ ḟ. With all |wₘ ḟ| ≤ ρ < 1 their product
-is ≤ ρ^i: the old states leave no trace in the gradient, however large it may be by the
-recent ones. If all are ≥ ρ > 1 it explodes. The logistic function has ḟ ≤ ¼, tanh has ḟ
-≤ 1.
-
-*Three remedies.* tanh, whose slope is 1 where it matters. Truncated BPTT: do without
-the old terms of (2), and update often by the recent ones. And gates, the thorough one:
-the LSTM's memory c[t] = f c[t-1] + i g passes the gradient on by f alone, which the
-network can hold near 1.
+(1) is the page's (a), (2) its (b), (4) its (c), and (3) its (d).
 """
 
 import itertools
