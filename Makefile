@@ -10,7 +10,7 @@ BENCH_READY := .venv/bench-ready
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/ready
 
-.PHONY: setup train test test-slow test-lowest bench lint clean
+.PHONY: setup train test test-slow test-lowest bench lint docs clean
 
 setup: $(READY)
 
@@ -64,5 +64,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+# The notice is about the next major version of mkdocs, which pyproject.toml does not allow.
+docs: $(READY)  ## the site, in site/; a broken link or any other warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv $(LOWEST) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .venv $(LOWEST) runs .pytest_cache .ruff_cache .hypothesis
