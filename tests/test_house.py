@@ -238,6 +238,17 @@ def test_a_module_needs_only_what_the_library_depends_on(module):
     assert {name.split(".")[0] for name in imports(LIBRARY[module])} <= known
 
 
+def test_an_example_needs_only_what_a_user_installs():
+    """It is copied as one file, so it imports the public names alone."""
+    known = {"jaxrnn", "jax", "numpy", "optax"} | sys.stdlib_module_names
+    examples = [path for path in EVERYTHING if path.parent == ROOT / "examples"]
+    assert examples
+    for path in examples:
+        names = set(imports(path))
+        assert {name.split(".")[0] for name in names} <= known, path
+        assert not any(name.startswith("jaxrnn.") for name in names), path
+
+
 def test_chex_is_for_tests_alone():
     assert [
         path
