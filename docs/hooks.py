@@ -68,7 +68,7 @@ def _defined(module: Any) -> list[str]:
 
 
 def _is_shown(member: Any) -> bool:
-    """Whether a name without `__all__` is public: a function, a class, or documented."""
+    """Whether a name is shown where there is no `__all__`."""
     return member.is_function or member.is_class or member.has_docstring
 
 

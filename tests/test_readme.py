@@ -28,7 +28,9 @@ def test_the_ten_lines_train():
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(names["grads"]))
 
 
-@pytest.mark.parametrize("page", ["README.md", "experiments/README.md", *PAGES])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "experiments/README.md", *PAGES]
+)
 def test_what_is_named_is_there(page):
     text, folder = (ROOT / page).read_text(), (ROOT / page).parent
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
