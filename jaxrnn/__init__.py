@@ -3,9 +3,11 @@
 The engine is `bptt.py`: read it first, then a cell, such as `cells/lstm.py`.
 """
 
-from jaxrnn import devices, flow, initializers, layers, losses, train
+from jaxrnn import devices, flow, initializers, layers, losses, ops, train
 from jaxrnn.cells.base import Cell
+from jaxrnn.cells.check import check_cell
 from jaxrnn.cells.elman import ElmanParams, ElmanState, elman, make_elman
+from jaxrnn.cells.from_step import cell_from_step
 from jaxrnn.cells.gru import GRUParams, GRUState, gru
 from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm
 from jaxrnn.masks import lengths_to_mask
@@ -28,6 +30,8 @@ __all__ = [
     "LSTMState",
     "adaptive_truncation",
     "adjoints",
+    "cell_from_step",
+    "check_cell",
     "checkpointed_value_and_grad",
     "devices",
     "elman",
@@ -39,6 +43,7 @@ __all__ = [
     "losses",
     "lstm",
     "make_elman",
+    "ops",
     "randomized_truncation",
     "step",
     "train",

@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrnn import checks
+from jaxrnn.cells import contract
 from jaxrnn.cells.base import Adjoint, Cell, Lin, Params, Residuals, State
 from jaxrnn.ops import chunks, products
 from jaxrnn.ops.ids import are_ids, leading_shape
@@ -161,7 +161,7 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
     emitted = adjoints if engine.plan.adjoints else None
     adjoints = keep(chunk.steps.mask, adjoints)
     dparams, dxs = cell.param_vjp(params_t, chunk.xs, befores, lin, adjoints)  # (3)
-    checks.gradients(dparams, engine.params)
+    contract.gradients(dparams, engine.params)
     dxs = None if are_ids(chunk.xs) else dxs
     dparams = jax.tree.map(jnp.add, sums.dparams, dparams)
     return Sums(adjoint, dreset, dparams), (dxs, emitted)

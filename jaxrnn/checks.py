@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from jaxrnn import arguments
 from jaxrnn.arguments import Given, describe
+from jaxrnn.cells import contract
 from jaxrnn.cells.base import Cell, Params, Shape
 from jaxrnn.ops.ids import are_ids, leading_shape
 from jaxrnn.ops.products import accumulation_dtype
@@ -33,6 +34,7 @@ def sequence(
     inputs("xs", ("T", "*B"), xs, cell, params, state)
     shape = leading_shape(xs)
     state = given_or_initial(cell, params, state, shape[1:])
+    contract.kept(cell, params, state, xs)
     mask = None if mask is None else steps("mask", array("mask", mask), shape)
     if reset is not None:
         reset = steps("reset", array("reset", reset), shape)
@@ -53,7 +55,9 @@ def one_step(
             "`step` takes one time step: give a sequence to jaxrnn.unroll. If all axes "
             f"but the last are batch axes, pass cell.initial_state(params, {batch})."
         )
-    return params, given_or_initial(cell, params, state, batch), x
+    state = given_or_initial(cell, params, state, batch)
+    contract.kept(cell, params, state, x)
+    return params, state, x
 
 
 def given_or_initial(
@@ -108,7 +112,10 @@ def cell_and_params(cell: Given, params: Given) -> Any:
 @cache
 def _example(cell: Cell) -> Any:
     """Returns the shapes of the cell's smallest parameters."""
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
+    contract.signature(cell, "init")
+    example = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
+    contract.parameters(example)
+    return example
 
 
 def _one_network(params: Given, example: Given) -> None:
@@ -280,31 +287,12 @@ def takes_ids(cell: Cell) -> None:
     try:
         us = jax.eval_shape(cell.drive, _example(cell), given)
     except (TypeError, ValueError, IndexError) as error:
-        raise TypeError(f"{rule}. {CURE_OF_IDS}") from error
+        raise TypeError(f"{rule}. {contract.CURE_OF_IDS}") from error
     shapes = [u.shape for u in jax.tree.leaves(us)]
     if any(shape[:-1] != given.shape for shape in shapes):
         raise TypeError(
             f"{rule}: for {given.shape} it must return (2, 3, G), but returned "
-            f"{shapes}. {CURE_OF_IDS}"
-        )
-
-
-CURE_OF_IDS = (
-    "Call jaxrnn.cells.weights.drive in `drive` and drive_vjp in `param_vjp`, or "
-    "encode ids: jax.nn.one_hot."
-)
-
-
-def gradients(got: Given, params: Params) -> None:
-    """Raises `TypeError` unless a cell's `param_vjp` returned a tree like `params`.
-
-    A gradient of fewer axes would be broadcast, silently, when chunks are summed.
-    """
-    shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (got, params))
-    if shapes != expected:
-        raise TypeError(
-            f"the cell's `param_vjp` must return a gradient of each parameter's shape, "
-            f"{expected}, but returned {shapes}. For ids: {CURE_OF_IDS}"
+            f"{shapes}. {contract.CURE_OF_IDS}"
         )
 
 

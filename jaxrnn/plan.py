@@ -145,7 +145,7 @@ def _residual_bytes(cell: Cell, params: Params, state: State, us: Drives) -> int
 
 
 def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bool:
-    """Returns whether a step cuts its drive into gates before adding anything to it.
+    """Returns whether a step cuts its drive, or a sum with it, into gates.
 
     XLA:CPU fuses the read of the drive with such slices, and does not vectorize the
     loop. A drive that is in parts already, like the GRU's, has the same effect. This
@@ -154,9 +154,15 @@ def _slices_its_drive(cell: Cell, params: Params, state: State, xs: Array) -> bo
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     u = jax.eval_shape(cell.drive, params, x)
     program = jax.make_jaxpr(cell.step)(params, state, u).jaxpr
-    drives = program.invars[-len(jax.tree.leaves(u)) :] if jax.tree.leaves(u) else []
-    return len(drives) > 1 or any(
-        equation.primitive.name in ("slice", "split")
-        and any(given is drive for given in equation.invars for drive in drives)
-        for equation in program.eqns
-    )
+    count = len(jax.tree.leaves(u))
+    if count != 1:
+        return count > 1
+    sums = [program.invars[-1]]  # the drive, and what is added to it
+    for equation in program.eqns:
+        if any(given is summed for given in equation.invars for summed in sums):
+            name = equation.primitive.name
+            if name in ("slice", "split"):
+                return True
+            if name == "add":
+                sums += equation.outvars
+    return False

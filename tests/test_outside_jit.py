@@ -61,7 +61,7 @@ with open(sys.argv[1], "rb") as file:
     program = jax.export.deserialize(file.read())
 print(len(program.in_avals))
 print([name for name in jaxrnn.__all__ if not hasattr(jaxrnn, name)])
-internal = {"bptt", "checks", "ops", "plan", "unrolling", "windows"}
+internal = {"bptt", "checks", "cells", "plan", "unrolling", "windows"}
 print(sorted(internal & set(dir(jaxrnn))))
 """
 

@@ -7,6 +7,7 @@ scan requires a carry of one type throughout, and a backward pass must give a co
 the type of its primal.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,14 +25,14 @@ def varying_alike(tree: PyTree) -> Any:
     """
     union = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
 
-    def lifted(a: Array) -> Array:
+    def lifted(a: Any) -> Any:
         missing = tuple(sorted(union - _varying(a)))
         return varying(a, missing) if missing else a
 
     return jax.tree.map(lifted, tree)
 
 
-def varying(a: Array, axes: tuple[str, ...]) -> Array:
+def varying(a: Any, axes: tuple[str, ...]) -> Array:
     """Returns `a [...]`, cast to vary over manual mesh axes over which it did not."""
     # `pvary` up to JAX 0.8.1, deprecated for `pcast` since.
     if hasattr(lax, "pcast"):
@@ -59,6 +60,32 @@ def as_batch_of(xs: Array, axes: int, state: PyTree) -> Any:
     return jax.tree.map(placed, state)
 
 
+def leading_alike(arrays: Sequence[Array], axes: int) -> list[Array]:
+    """Returns arrays `[*N, ...]` whose *N, so many axes, are sharded alike.
+
+    Where some are sharded over explicit axes and others are not, all of them are then.
+    """
+    if not any(map(is_explicit, arrays)):
+        return list(arrays)
+    shardings = [jax.typeof(a).sharding for a in arrays]
+    mesh = next(s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types)
+    specs = [
+        (*s.spec, *(None,) * a.ndim) for s, a in zip(shardings, arrays, strict=True)
+    ]
+    leading = [
+        next((spec[n] for spec in specs if spec[n] is not None), None)
+        for n in range(axes)
+    ]
+
+    def placed(a: Array, spec: tuple[Any, ...]) -> Array:
+        wanted = PartitionSpec(*leading, *spec[axes : a.ndim])
+        if wanted == PartitionSpec(*spec[: a.ndim]):
+            return a
+        return jax.sharding.reshard(a, NamedSharding(mesh, wanted))
+
+    return [placed(a, spec) for a, spec in zip(arrays, specs, strict=True)]
+
+
 def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
     """Returns the sharding of Σ aᵀ b, `[K, M]`, for `a [*N, K]` and `b [*N, M]`.
 
@@ -73,7 +100,7 @@ def sharding_of_outer(a: Array, b: Array) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec(of_a.spec[-1], of_b.spec[-1]))
 
 
-def _varying(a: Array) -> frozenset[str]:
+def _varying(a: Any) -> frozenset[str]:
     kind: Any = jax.typeof(a)
     # `vma` up to JAX 0.9, a field of `manual_axis_type` since.
     return frozenset(

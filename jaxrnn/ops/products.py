@@ -58,6 +58,17 @@ def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N 
     return product.astype(a.dtype)
 
 
+def affine(
+    xs: Float[Array, "*N K"], w: Float[Array, "K M"], b: Float[Array, " M"]
+) -> Float[Array, "*N M"]:
+    """Returns `xs @ w + b`, multiplied in the dtype of `w`, in the dtype of `b`.
+
+    In a drive this is x W_ih + b for all steps. The cells of this library add the bias
+    in the step instead, which saves a pass over the drives.
+    """
+    return matmul(xs, w).astype(b.dtype) + b
+
+
 def is_left_operand(w: Array, rows: int | Any) -> bool:
     """Returns whether `matmul` computes `rows [N, K] @ w [K, M]` as `(wᵀ rowsᵀ)ᵀ`.
 
