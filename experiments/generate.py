@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.prompt is not None:
             prompt = os.fsencode(arguments.prompt)
         how = arguments.length, arguments.temperature, arguments.seed
-        model = run.network.cell, run.params(), vocabulary
+        model = run.network.body, run.params(), vocabulary
         pieces = generation.generate(*model, prompt, *how)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # Errors come with the first piece, before the prompt is printed.

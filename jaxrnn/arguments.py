@@ -3,6 +3,7 @@
 Cells are made below `checks`, which holds the checks of whole calls, and use these.
 """
 
+import numbers
 import operator
 from typing import Any, TypeAlias
 
@@ -96,3 +97,13 @@ def batch_shape(name: str, got: Given) -> tuple[Any, ...]:
             f"`{name}` must be a tuple of integers, but got {describe(got)}. {cure}"
         )
     return tuple(b if is_symbolic(b) else integer(name, b, 0) for b in got)
+
+
+def share(name: str, got: Given) -> float:
+    """Returns `got` as a float if it is a number in [0, 1); raises otherwise."""
+    if isinstance(got, bool) or not isinstance(got, numbers.Real):
+        raise TypeError(f"`{name}` must be a number, but got {describe(got)}.")
+    number = float(got)
+    if not 0 <= number < 1:
+        raise ValueError(f"`{name}` must be at least 0 and below 1, but got {got!r}.")
+    return number

@@ -23,12 +23,14 @@ FLOORS = {
     "jaxrnn.arguments": 0,
     "jaxrnn.cells.base": 0,  # what a cell is
     "jaxrnn.devices": 0,
+    "jaxrnn.methods": 0,
     "jaxrnn.ops.chunks": 0,
     "jaxrnn.ops.ids": 0,
     "jaxrnn.ops.placement": 0,
     "jaxrnn.ops.selection": 0,
     "jaxrnn.windows": 0,
     "jaxrnn.cells.contract": 1,  # whether a cell is one
+    "jaxrnn.ops.noise": 1,
     "jaxrnn.ops.products": 1,
     "jaxrnn.ops": 2,  # what authors of cells multiply with
     "jaxrnn.ops.norms": 2,
@@ -36,10 +38,10 @@ FLOORS = {
     "jaxrnn.cells.weights": 2,
     "jaxrnn.checks": 2,
     "jaxrnn.ops.folding": 3,
+    "jaxrnn.cells.exposed": 3,
     "jaxrnn.cells.elman": 3,  # the cells, which do not import one another
     "jaxrnn.cells.gru": 3,
     "jaxrnn.cells.lstm": 3,
-    "jaxrnn.layers": 3,
     "jaxrnn.losses": 3,
     "jaxrnn.masks": 3,
     "jaxrnn.plan": 3,
@@ -48,15 +50,22 @@ FLOORS = {
     "jaxrnn.cells.from_step": 4,
     "jaxrnn.bptt": 4,  # the engine, which knows no cell
     "jaxrnn.cells": 4,  # the list of them
+    "jaxrnn.cells.noise": 4,  # made from them
+    "jaxrnn.layers.base": 4,
     "jaxrnn.windows.adaptive": 4,
     "jaxrnn.windows.checkpointed": 4,
     "jaxrnn.windows.truncated": 4,
     "jaxrnn.initializers": 4,
+    "jaxrnn.layers.dropout": 5,
+    "jaxrnn.layers.pointwise": 5,
     "jaxrnn.train": 5,
     "jaxrnn.unrolling": 5,
     "jaxrnn.cells.check": 6,
+    "jaxrnn.layers.combined": 6,
+    "jaxrnn.layers.recurrent": 6,
     "jaxrnn.linearization": 6,
     "jaxrnn.flow": 7,
+    "jaxrnn.layers": 7,  # their public names
     "jaxrnn": 8,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
@@ -143,7 +152,7 @@ TREES = {
 }
 # Beyond the floors: an engine takes any cell, so it imports none.
 CELLS = {f"jaxrnn.cells{name}" for name in ("", ".elman", ".gru", ".lstm")}
-KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.initializers"}
+KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.cells.noise", "jaxrnn.initializers"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
 OUTSIDE_OF = {"jaxrnn.train": {"optax"}}  # only where parameters are updated

@@ -152,7 +152,7 @@ def outputs(name, w, xs, **options):
     _, hs = jaxrnn.unroll(
         jaxrnn.make_elman(name), params, state, xs[:, None], **options
     )
-    return OUTPUT[name](dense(output, hs))[:, 0]
+    return OUTPUT[name](dense(1).unroll(output, (), hs)[1])[:, 0]
 
 
 def outputs_fed_back(name, w, xs):
@@ -163,7 +163,7 @@ def outputs_fed_back(name, w, xs):
     def over_step(carry, _):
         state, x = carry
         state, h = jaxrnn.step(jaxrnn.make_elman(name), params, state, x)
-        y = OUTPUT[name](dense(output, h))
+        y = OUTPUT[name](dense(1).step(output, (), h)[1])
         return (state, y), y
 
     return lax.scan(over_step, (state, xs[:1]), length=xs.shape[0])[1][:, 0]

@@ -69,11 +69,12 @@ print(sorted(internal & set(dir(jaxrnn))))
 def test_an_exported_step_is_loaded_after_importing_jaxrnn_alone(tmp_path):
     """Its states and parameters too; all public modules are there, and internal ones
     are not offered."""
-    readout = layers.init_dense(jax.random.key(0), 5, 2)
+    dense = layers.dense(2)
+    readout = dense.init(jax.random.key(0), 5)
 
     def predict(params, readout, state, x):
         state, h = jaxrnn.step(jaxrnn.lstm, params, state, x)
-        return state, layers.dense(readout, h)
+        return state, dense.step(readout, (), h)[1]
 
     arguments = CASE.params, readout, CASE.state, CASE.xs[0]
     program = jax.export.export(jax.jit(predict))(*arguments)

@@ -26,8 +26,7 @@ T, B, IN, H, V = 7, 3, 4, 5, 6
 LSTM, GRU = (cell.init(KEY, IN, H) for cell in (jaxrnn.lstm, jaxrnn.gru))
 ELMAN = jaxrnn.elman.init(KEY, IN, H)
 XS = jnp.ones((T, B, IN))
-DENSE = layers.init_dense(KEY, H, V)
-TABLE = layers.init_embedding(KEY, V, IN)
+DENSE = layers.dense(V).init(KEY, H)
 IDS = jnp.zeros((T, B), int)
 LENGTHS = jnp.array([3, 7, 0])
 LOGITS = jnp.ones((T, B, V))
@@ -301,16 +300,16 @@ BEGIN = {
         lambda: jaxrnn.lstm.initial_state(LSTM, 4),
         r"`batch_shape` must be a tuple of integers, but got 4. .*: \(4,\)",
     ),
-    "init_dense(key, 0, 3)": (
-        lambda: layers.init_dense(KEY, 0, 3),
+    "init of dense(3) for 0 inputs": (
+        lambda: layers.dense(3).init(KEY, 0),
         f"`input_size` {INTEGER} ≥ 1, but got 0",
     ),
-    "init_dense(key, 3, -2)": (
-        lambda: layers.init_dense(KEY, 3, -2),
-        f"`output_size` {INTEGER} ≥ 1, but got -2",
+    "dense(-2)": (
+        lambda: layers.dense(-2),
+        f"`size` {INTEGER} ≥ 1, but got -2",
     ),
-    "init_embedding(0, V, IN)": (
-        lambda: layers.init_embedding(0, V, IN),
+    "init of an embedding by 0": (
+        lambda: layers.embedding(V, IN).init(0),
         "`key` must be a random key, but got 0",
     ),
     "chrono(0, p, 9)": (
@@ -355,63 +354,6 @@ BEGIN = {
 }
 
 AROUND = {
-    "dense of integers": (
-        lambda: layers.dense(DENSE, jnp.ones((T, H), int)),
-        r"`xs` must be floating, but got int32. Cast numbers: xs.astype\('float32'\);",
-    ),
-    "dense with a list of parameters": (
-        lambda: layers.dense(list(DENSE), jnp.ones((T, H))),
-        r"`params` must be DenseParams, but got a list. The order is dense\(params, "
-        r"xs\)",
-    ),
-    "dense with a dict": (
-        lambda: layers.dense(DENSE._asdict(), jnp.ones((T, H))),
-        r"`params` must be DenseParams, but got a dict. .*DenseParams\(\*\*params\)",
-    ),
-    "dense swapped": (
-        lambda: layers.dense(jnp.ones((T, H)), DENSE),
-        r"`params` must be DenseParams, but got an array, float32 \(7, 5\). The order",
-    ),
-    "dense without a bias": (
-        lambda: layers.dense(DENSE._replace(b=None), jnp.ones((T, H))),
-        "`params.b` must be an array, but got None",
-    ),
-    "dense of a dict": (
-        lambda: layers.dense(DENSE, {"xs": XS}),
-        "`xs` must be an array, but got a dict",
-    ),
-    "dense with integer weights": (
-        lambda: layers.dense(DENSE._replace(w=jnp.ones((H, V), int)), jnp.ones((T, H))),
-        "`params.w` must be floating, but got int32",
-    ),
-    "dense with weights that are not a matrix": (
-        lambda: layers.dense(DENSE._replace(w=jnp.ones(V)), jnp.ones((T, H))),
-        r"`params.w` must have shape \(H, O\) and `params.b` \(O,\), but got \(6,\)",
-    ),
-    "dense of another size": (
-        lambda: layers.dense(DENSE, XS),
-        r"the last axis of `xs` must be 5, the first of `w` \(5, 6\), .*\(7, 3, 4\)",
-    ),
-    "embed swapped": (
-        lambda: layers.embed(IDS, TABLE),
-        r"`table` must be floating, but got int32. The order is embed\(table, ids\)",
-    ),
-    "embed of a dict": (
-        lambda: layers.embed(TABLE, {"ids": 1}),
-        "`ids` must be an array, but got a dict",
-    ),
-    "embed of floats": (
-        lambda: layers.embed(TABLE, jnp.ones(3)),
-        "`ids` must be integers, but got float32",
-    ),
-    "embed with a vector": (
-        lambda: layers.embed(TABLE[0], IDS),
-        r"`table` must have shape \(V, I\), but got \(4,\)",
-    ),
-    "embed(table, [-1])": (
-        lambda: layers.embed(TABLE, [-1]),
-        "`ids` must be between 0 and V - 1 = 5, but got -1. Mask steps without an id",
-    ),
     "masked_mean swapped": (
         lambda: losses.masked_mean(LOGITS, IDS, CROSS_ENTROPY),
         r"`loss` must be a function .*an array.* The order is \(loss, outputs, labels",
@@ -532,7 +474,7 @@ def test_parameters_that_a_framework_wrapped(wrapper):
 
     def loss(params, readout, wrap):
         params, readout = (type(p)(*map(wrap, p)) for p in (params, readout))
-        return layers.dense(readout, unroll(params)[1]).sum()
+        return layers.dense(V).unroll(readout, (), unroll(params)[1])[1].sum()
 
     # The gradient goes through: it is the program that plain arrays give.
     wrapped, plain = (

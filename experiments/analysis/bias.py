@@ -12,6 +12,7 @@ from experiments import data
 from experiments.analysis.figures import figure
 from experiments.analysis.tables import markdown, write_csv
 from experiments.models import language_model
+from experiments.models.readout import check_one_layer
 from experiments.runs.open import Opened
 from experiments.tasks.language_model import VOCABULARY
 from jaxrnn import losses
@@ -73,8 +74,9 @@ def measure(
     run: Opened, stretches: Stretches
 ) -> tuple[list[Bias], dict[str, jaxrnn.AdaptiveTruncation]]:
     """Returns the bias for windows of 1, 2, 4, …, and what is measured adaptively."""
-    cell, (length, sequences) = run.network.cell, stretches.batch[0].shape
-    loss_fn = language_model.make_loss(cell, losses.masked_sum)
+    check_one_layer(run.config.model, "the bias")
+    body, (length, sequences) = run.network.body, stretches.batch[0].shape
+    loss_fn = language_model.make_loss(body, losses.masked_sum)
 
     # One program for each window, shared by both models.
     read = jax.jit(loss_fn)
@@ -86,7 +88,7 @@ def measure(
     found, chosen = [], {}
     untrained = run.network.init(jax.random.key(run.config.seed))
     for name, params in {UNTRAINED: untrained, TRAINED: run.params()}.items():
-        zeros = cell.initial_state(params.cell, (sequences,))
+        zeros = body.initial_state(params.cell, (sequences,))
         _, state = read(params, zeros, stretches.before)
         _, exact = full(params, state, stretches.batch)
         for window in windows:

@@ -11,6 +11,7 @@ from experiments.analysis.grid import load_sweep
 from experiments.analysis.snapshots import SHARE, Snapshot, snapshots
 from experiments.analysis.tables import write_csv
 from experiments.config.load import ConfigError
+from experiments.models.readout import check_one_layer
 from experiments.runs.open import open_run
 
 BEFORE, AFTER = "before training", "after training"
@@ -53,6 +54,7 @@ def measure(folder: Path) -> tuple[list[str], list[Profiled]]:
             if not point.results:
                 continue
             run = open_run(folder / point.folder)
+            check_one_layer(run.config.model, "the comparison of profiles")
             task, params = run.task(), run.checkpoints()
             ends = {step: params[step] for step in (min(params), max(params))}
             taken = snapshots(task, ends)

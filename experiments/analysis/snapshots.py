@@ -12,6 +12,7 @@ from jax import Array, lax
 
 import jaxrnn
 from experiments.analysis.tables import write_csv
+from experiments.models.readout import check_one_layer
 from experiments.runs.open import Opened
 from experiments.tasks.base import Task
 from jaxrnn import flow
@@ -164,6 +165,7 @@ def examine(run: Opened) -> Findings:
       ValueError, OSError: if its data are missing, or a sequence has fewer than 4
         steps.
     """
+    check_one_layer(run.config.model, "the microscope")
     task, params = run.task(), run.checkpoints()
     taken = snapshots(task, params)
     ends = taken[:: max(1, len(taken) - 1)]

@@ -43,6 +43,13 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     cell: str
     """A name in `jaxrnn.cells.CELLS`."""
     hidden_size: Positive
+    layers: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Recurrent layers, one after another."""
+    bidirectional: bool = False
+    """Whether each layer reads in both directions. Only where whole sequences are
+    read."""
+    dropout: Share = 0.0
+    """Share of the outputs of each layer that are dropped in training."""
     activation: Literal["tanh", "logistic", "relu", "identity"] = "tanh"
     """Elman only: gated cells have their own."""
     identity: Rate | None = None
@@ -66,6 +73,15 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.identity is not None and self.spectral_radius is not None:
             raise ValueError("set either `identity` or `spectral_radius`, not both")
+
+
+def check_forward(model: Model) -> None:
+    """Raises unless the model reads forwards alone, as over a stream it must."""
+    if model.bidirectional:
+        raise ValueError(
+            "`model.bidirectional` needs whole sequences, but this task reads a stream "
+            "in windows. Set it to false"
+        )
 
 
 class Optimizer(Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,51 +7,66 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jaxtyping import PRNGKeyArray
 
 import jaxrnn
 from experiments.data.vowels import Sequences
-from experiments.models.readout import ModelParams
+from experiments.models.readout import ModelParams, key_of, read_out
 from jaxrnn import layers
 
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 def logits_of(
-    cell: jaxrnn.Cell,
+    body: layers.Layer,
     params: ModelParams,
     xs: Array,
     lengths: Array,
-    compute_dtype: str | None = None,
+    key: PRNGKeyArray | None = None,
 ) -> Array:
     """Returns the logits `[B, classes]` of `xs [T, B, I]` with `lengths [B]`.
 
     A masked step copies the state, so the last state is that after each sequence's own
-    last step.
+    last step, and that of the backward direction is the one after its first.
     """
     mask = jaxrnn.lengths_to_mask(lengths, xs.shape[0])
-    last, _ = jaxrnn.unroll(
-        cell, params.cell, None, xs, mask=mask, compute_dtype=compute_dtype
-    )
-    return layers.dense(params.readout, last.h)
+    last, _ = body.unroll(params.cell, None, xs, mask=mask, key=key)
+    return read_out(params.readout, _last_h(last))
 
 
-def make_loss(cell: jaxrnn.Cell, compute_dtype: str) -> Any:
-    """Returns `(params, state, batch) -> (mean loss, state)`."""
+def _last_h(state: Any) -> Array:
+    """Returns h of the last recurrent layer, of both directions if there are two."""
+    if hasattr(state, "h"):
+        return state.h
+    if isinstance(state, layers.BothWays):
+        return jnp.concatenate([_last_h(s) for s in state], axis=-1)
+    # A stack's; the state of dropout is no tuple.
+    return _last_h([s for s in state if isinstance(s, tuple)][-1])
+
+
+def make_loss(body: layers.Layer) -> Any:
+    """Returns `(params, state, batch) -> (mean loss, state)`.
+
+    A batch is `Sequences`, or a pair of these and the number of the training step,
+    which turns dropout on.
+    """
 
     def loss_fn(params: ModelParams, state: Any, batch: Any) -> tuple[Array, Any]:
-        logits = logits_of(cell, params, batch.xs, batch.lengths, compute_dtype)
+        batch, number = batch if isinstance(batch[0], Sequences) else (batch, None)
+        key = None if number is None else key_of(number)
+        logits = logits_of(body, params, batch.xs, batch.lengths, key)
         return jnp.mean(_cross_entropy(logits, batch.labels)), state
 
     return loss_fn
 
 
-def make_accuracy(cell: jaxrnn.Cell, test: Sequences) -> Any:
+def make_accuracy(body: layers.Layer, test: Sequences) -> Any:
     """Returns `params -> accuracy`: the share of the sequences classified correctly."""
 
     @jax.jit
     def accuracy(params: ModelParams) -> Array:
         xs, lengths = jnp.asarray(test.xs), jnp.asarray(test.lengths)
-        logits = logits_of(cell, params, xs, lengths)
+        logits = logits_of(body, params, xs, lengths)
         return jnp.mean(jnp.argmax(logits, axis=-1) == test.labels)
 
     return accuracy
@@ -64,6 +79,6 @@ def probe(sequences: Sequences, params: ModelParams) -> tuple[Array, Any]:
     labels = sequences.labels[chosen]
 
     def loss(_: Any, hs: Array) -> Array:
-        return jnp.sum(_cross_entropy(layers.dense(params.readout, hs[-1]), labels))
+        return jnp.sum(_cross_entropy(read_out(params.readout, hs[-1]), labels))
 
     return jnp.asarray(sequences.xs[:length, chosen]), loss

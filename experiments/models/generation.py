@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-import jaxrnn
 from experiments import data
 from experiments.models import language_model
+from jaxrnn import layers
 
 # Characters per call of the compiled loop: the screen shows a line at a time.
 PIECE = 64
@@ -24,7 +24,7 @@ def choose_prompt(vocabulary: bytes) -> bytes:
 
 
 def generate(
-    cell: jaxrnn.Cell,
+    body: layers.Layer,
     params: Any,
     vocabulary: bytes,
     prompt: bytes,
@@ -46,11 +46,11 @@ def generate(
             f"{bytes(unknown)!r}. It knows {vocabulary!r}."
         )
     ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
-    model = jax.jit(language_model.folded)(params)
-    state, logits = jax.jit(language_model.prime, static_argnums=0)(cell, model, ids)
+    model = jax.jit(language_model.folded, static_argnums=0)(body, params)
+    state, logits = jax.jit(language_model.prime, static_argnums=0)(body, model, ids)
     draw = jax.jit(language_model.sample, static_argnums=(0, 5))
     key = jax.random.key(seed)
     for start in range(0, length, PIECE):
         key, now = jax.random.split(key)
-        state, logits, ids = draw(cell, model, now, state, logits, PIECE, temperature)
+        state, logits, ids = draw(body, model, now, state, logits, PIECE, temperature)
         yield data.decode(vocabulary, np.asarray(ids)[: length - start]).tobytes()

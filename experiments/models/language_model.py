@@ -8,13 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
-import jaxrnn
 from experiments.config.schema import Model
-from experiments.models.readout import ModelParams, Network, init_cell, make_cell
+from experiments.models.readout import (
+    ModelParams,
+    Network,
+    init_body,
+    key_of,
+    make_body,
+    make_cell,
+    read_out,
+    width_of,
+)
 from jaxrnn import layers, losses
-from jaxrnn.ops import products
 
 # Below this temperature the likeliest character is drawn anyway. Smaller divisors would
 # overflow, or round to zero.
@@ -22,7 +29,7 @@ COLDEST = 1e-6
 
 
 class LanguageModelParams(NamedTuple):
-    """`embedding [V, I]`, the cell's parameters, and the readout from H to V."""
+    """`embedding [V, I]`, the parameters of the body, and the readout to V."""
 
     embedding: Array
     cell: Any
@@ -32,7 +39,8 @@ class LanguageModelParams(NamedTuple):
 def make_network(model: Model, vocabulary: int, embedding_size: int) -> Network:
     """Returns the network that reads and predicts ids below `vocabulary`."""
     sizes = {"vocabulary": vocabulary, "embedding_size": embedding_size}
-    return Network(make_cell(model), partial(init, model=model, **sizes))
+    make_params = partial(init, model=model, **sizes)
+    return Network(make_cell(model), make_body(model), make_params)
 
 
 def init(
@@ -41,44 +49,37 @@ def init(
     """Returns initial parameters."""
     keys = jax.random.split(key, 3)
     return LanguageModelParams(
-        layers.init_embedding(keys[0], vocabulary, embedding_size),
-        init_cell(keys[1], model, embedding_size),
-        layers.init_dense(keys[2], model.hidden_size, vocabulary),
+        layers.embedding(vocabulary, embedding_size).init(keys[0]).table,
+        init_body(keys[1], model, embedding_size),
+        layers.dense(vocabulary).init(keys[2], width_of(model)),
     )
 
 
-def folded(params: LanguageModelParams) -> ModelParams:
-    """Returns the same model with the embedding folded into the cell, which reads ids.
+def folded(body: layers.Layer, params: LanguageModelParams) -> ModelParams:
+    """Returns the same model with the embedding folded into the body, which reads ids.
 
-    Its `w_ih` is `[V, G]`, the drive of every id but for the bias. So the product is
-    with the V rows of a table, and not with every character.
+    The `w_ih` of its first layer is `[V, G]`, the drive of every id but for the bias.
+    So the product is with the V rows of a table, and not with every character.
     """
-    w_ih = products.matmul(params.embedding, params.cell.w_ih)
-    return ModelParams(params.cell._replace(w_ih=w_ih), params.readout)
+    return ModelParams(body.fold(params.cell, params.embedding), params.readout)
 
 
-def make_loss(
-    cell: jaxrnn.Cell,
-    reduction: Any = losses.masked_mean,
-    compute_dtype: str | None = None,
-) -> Any:
+def make_loss(body: layers.Layer, reduction: Any = losses.masked_mean) -> Any:
     """Returns `(params, state, (ids, labels, mask)) -> (loss in nats, state)`.
 
-    Ids, labels and mask are `[T, B]`.
+    Ids, labels and mask are `[T, B]`. A fourth entry, the number of the training step,
+    turns dropout on.
     """
 
     def loss(
         params: LanguageModelParams,
         state: Any,
-        batch: tuple[Int[Array, "T B"], Int[Array, "T B"], Bool[Array, "T B"]],
+        batch: tuple[Any, ...],
     ) -> tuple[Float[Array, ""], Any]:
-        ids, labels, mask = batch
-        model = folded(params)
-        # Windows are short, so memory is no concern: keep the gates, do not recompute.
-        state, hs = jaxrnn.unroll(
-            cell, model.cell, state, ids, store="residuals", compute_dtype=compute_dtype
-        )
-        logits = layers.dense(model.readout, hs)
+        ids, labels, mask, *number = batch
+        model, key = folded(body, params), key_of(*number) if number else None
+        state, hs = body.unroll(model.cell, state, ids, key=key)
+        logits = read_out(model.readout, hs)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return reduction(cross_entropy, logits, labels, mask), state
 
@@ -86,7 +87,7 @@ def make_loss(
 
 
 def sample(
-    cell: jaxrnn.Cell,
+    body: layers.Layer,
     model: ModelParams,
     key: PRNGKeyArray,
     state: Any,
@@ -97,10 +98,10 @@ def sample(
     """Draws `length` ids, each from the prediction after the ones before it.
 
     Args:
-      cell: the cell. Static, and so is `length`.
+      body: the recurrent layers. Static, and so is `length`.
       model: the `folded` parameters.
       key: a random key.
-      state: the state after everything before, leaves `[H]`.
+      state: the body's state after everything before, of one sequence.
       logits: the prediction of the first id, `[V]`.
       length: number of ids to draw.
       temperature: divides the logits. Below 1, likely characters become likelier; at
@@ -114,7 +115,7 @@ def sample(
     def over_step(carry, key):
         state, logits = carry
         id = jax.random.categorical(key, logits / temperature)
-        return read(cell, model, state, id), id
+        return read(body, model, state, id), id
 
     (state, logits), ids = jax.lax.scan(
         over_step, (state, logits), jax.random.split(key, length)
@@ -123,22 +124,22 @@ def sample(
 
 
 def read(
-    cell: jaxrnn.Cell, model: ModelParams, state: Any, id: Int[Array, ""]
+    body: layers.Layer, model: ModelParams, state: Any, id: Int[Array, ""]
 ) -> tuple[Any, Float[Array, " V"]]:
     """Reads one id. Returns the state after it, and the prediction of the next one.
 
     The model's parameters are `folded`, as in `prime`.
     """
-    state, h = jaxrnn.step(cell, model.cell, state, id)
-    return state, layers.dense(model.readout, h)
+    state, h = body.step(model.cell, state, id)
+    return state, read_out(model.readout, h)
 
 
 def prime(
-    cell: jaxrnn.Cell, model: ModelParams, ids: Int[Array, " T"]
+    body: layers.Layer, model: ModelParams, ids: Int[Array, " T"]
 ) -> tuple[Any, Float[Array, " V"]]:
     """Reads ids from the zero state. Returns the state and the next prediction."""
-    state, hs = jaxrnn.unroll(cell, model.cell, None, ids)
-    return state, layers.dense(model.readout, hs[-1])
+    state, hs = body.unroll(model.cell, None, ids)
+    return state, read_out(model.readout, hs[-1])
 
 
 def bits(nats: float) -> float:

@@ -15,6 +15,7 @@ from experiments.config.schema import (
     Report,
     Share,
     Sizes,
+    check_forward,
 )
 
 VOCABULARY = "vocabulary.json"
@@ -49,6 +50,9 @@ class LanguageModel(
     temperature: Rate = 0.8
     """Temperature of the sample."""
     data: Texts = Texts()
+
+    def __post_init__(self) -> None:
+        check_forward(self.model)
 
     def sizes(self) -> Sizes:
         # Windows longer than the text are refused once the text has been read.
@@ -110,9 +114,9 @@ def _make(config: LanguageModel, corpus: Corpus) -> Any:
 
     artifacts = {VOCABULARY: list(corpus.vocabulary)}
     network = config.network(artifacts)
-    loss_fn = language_model.make_loss(
-        network.cell, compute_dtype=config.model.compute_dtype
-    )
+    # Windows are short, so memory is no concern: keep the gates, do not recompute.
+    options = {"store": "residuals", "compute_dtype": config.model.compute_dtype}
+    loss_fn = language_model.make_loss(readout.make_body(config.model, **options))
     initial_state = readout.make_initial_state(
         config.model, config.optimizer.batch_size
     )
@@ -120,29 +124,37 @@ def _make(config: LanguageModel, corpus: Corpus) -> Any:
         cell=network.cell,
         init=network.init,
         loss_fn=loss_fn,
-        batch=partial(window_of, corpus.windows, initial_state),
-        evaluate=make_evaluator(network.cell, corpus.held_out),
+        batch=partial(
+            window_of, corpus.windows, initial_state, dropout=config.model.dropout
+        ),
+        evaluate=make_evaluator(network.body, corpus.held_out),
         probe=partial(_probe, corpus.held_out),
         per_step=config.optimizer.batch_size * config.window,
         unit="characters",
         train_metrics=lambda loss: {"bits": language_model.bits(loss)},
         artifacts=artifacts,
-        finish=partial(_sample, config, corpus, network.cell),
+        finish=partial(_sample, config, corpus, network.body),
     )
 
 
 def window_of(
-    windows: data.Windows, initial_state: Callable[[], Any], number: int
+    windows: data.Windows,
+    initial_state: Callable[[], Any],
+    number: int,
+    dropout: float = 0.0,
 ) -> tuple[Any, Any]:
     """Returns a window, by its number over all passes through the text.
 
-    The state starts from zeros at the start of the text.
+    The state starts from zeros at the start of the text. With dropout, the number is
+    part of the batch.
     """
     place = number % len(windows.inputs)
-    return None if place else initial_state(), tuple(a[place] for a in windows)
+    batch = tuple(a[place] for a in windows)
+    batch = (*batch, np.uint32(number)) if dropout else batch
+    return None if place else initial_state(), batch
 
 
-def make_evaluator(cell: Any, ids: np.ndarray) -> Any:
+def make_evaluator(body: Any, ids: np.ndarray) -> Any:
     """Returns `params -> {"valid_bits": …}`: bits per character over a whole text."""
     import jax
 
@@ -151,10 +163,10 @@ def make_evaluator(cell: Any, ids: np.ndarray) -> Any:
 
     rows = max(1, min(HELD_OUT_ROWS, (len(ids) - 1) // HELD_OUT_WINDOW))
     windows = data.stream(ids, rows, min(HELD_OUT_WINDOW, len(ids) - 1))
-    loss = jax.jit(language_model.make_loss(cell, losses.masked_sum))
+    loss = jax.jit(language_model.make_loss(body, losses.masked_sum))
 
     def evaluate(params: Any) -> dict[str, float]:
-        state, nats = cell.initial_state(params.cell, (rows,)), 0.0
+        state, nats = body.initial_state(params.cell, (rows,)), 0.0
         for batch in zip(*windows, strict=True):
             part, state = loss(params, state, batch)
             nats += float(part)
@@ -168,23 +180,23 @@ def _probe(ids: np.ndarray, params: Any) -> Any:
     import jax.numpy as jnp
     import optax
 
+    from experiments.models.readout import read_out
     from experiments.tasks.base import Probe
-    from jaxrnn import layers
 
     size = min(PROBED_STEPS, len(ids) - 1)
     starts = np.linspace(0, len(ids) - 1 - size, PROBED).astype(int)
     stretches = jnp.asarray(ids[starts + np.arange(size + 1)[:, None]])
 
     def loss(_: Any, hs: Any) -> Any:
-        logits = layers.dense(params.readout, hs[-1])
+        logits = read_out(params.readout, hs[-1])
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         return jnp.sum(cross_entropy(logits, stretches[-1]))
 
-    return Probe(layers.embed(params.embedding, stretches[:-1]), loss)
+    return Probe(params.embedding[stretches[:-1]], loss)
 
 
 def _sample(
-    config: LanguageModel, corpus: Corpus, cell: Any, params: Any
+    config: LanguageModel, corpus: Corpus, body: Any, params: Any
 ) -> dict[str, str]:
     """Returns text that follows the first character of the held-out text."""
     import jax
@@ -193,10 +205,10 @@ def _sample(
     from experiments.models import language_model
 
     first = jnp.asarray(corpus.held_out[:1])
-    model = language_model.folded(params)
-    state, logits = language_model.prime(cell, model, first)
+    model = language_model.folded(body, params)
+    state, logits = language_model.prime(body, model, first)
     draw = jax.jit(language_model.sample, static_argnums=(0, 5))
     key, length = jax.random.key(config.seed), config.sample_length
-    _, _, ids = draw(cell, model, key, state, logits, length, config.temperature)
+    _, _, ids = draw(body, model, key, state, logits, length, config.temperature)
     text = data.decode(corpus.vocabulary, np.asarray(ids)).tobytes()
     return {"sample.txt": text.decode(errors="replace")}

@@ -49,6 +49,14 @@ class Recall(Scored, frozen=True, kw_only=True, tag_field="task", tag="recall"):
                 "`vanishing` is computed in float32, so `model.compute_dtype` must be "
                 f'"float32", but got "{self.model.compute_dtype}"'
             )
+        model = self.model
+        if self.vanishing and (
+            model.layers > 1 or model.bidirectional or model.dropout
+        ):
+            raise ValueError(
+                "`vanishing` is defined for one layer in one direction, without "
+                "dropout: remove it, or `layers`, `bidirectional` and `dropout`"
+            )
 
     def sizes(self) -> Sizes:
         inputs, key = (

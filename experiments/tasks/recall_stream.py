@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config.schema import Positive, Report, Sizes
+from experiments.config.schema import Positive, Report, Sizes, check_forward
 from experiments.tasks.recall import Symbols, draw_episodes
 from experiments.tasks.sequences import (
     TESTING,
@@ -34,6 +34,9 @@ class RecallStream(
     """Steps of truncated BPTT: a loss reaches no further back."""
     symbols: Symbols = 4
     """Number of symbols: a guess is right with probability 1/symbols."""
+
+    def __post_init__(self) -> None:
+        check_forward(self.model)
 
     def sizes(self) -> Sizes:
         inputs = 2 * self.symbols + 1

@@ -10,8 +10,13 @@ import numpy as np
 import optax
 from jax import Array
 
-import jaxrnn
-from experiments.models.readout import ModelParams, make_initial_state
+from experiments.models.readout import (
+    ModelParams,
+    key_of,
+    make_body,
+    make_initial_state,
+    read_out,
+)
 from experiments.tasks.base import Probe, Task
 from experiments.tasks.sequences import (
     PROBING,
@@ -70,19 +75,24 @@ def make_task(
     """
     network, sizes = config.network({}), config.sizes()
     size, model = config.optimizer.batch_size, config.model
-    loss_fn = make_loss(network.cell, LOSSES[loss], model.compute_dtype, vanishing)
+    body = make_body(model, compute_dtype=model.compute_dtype)
+    loss_fn = make_loss(body, LOSSES[loss], network.cell, vanishing)
 
     # New sequences for every batch, so nothing can be learned by heart, or windows of
     # streams, whose state starts once.
     initial_state = make_initial_state(model, size)
 
-    def batch(number: int) -> tuple[Any, Steps]:
+    def batch(number: int) -> tuple[Any, Any]:
         if stream is None:
-            return None, draw(numbered(config.seed, number), size)
-        return initial_state() if number == 0 else None, stream.window(number)
+            state, steps = None, draw(numbered(config.seed, number), size)
+        else:
+            state = initial_state() if number == 0 else None
+            steps = stream.window(number)
+        return state, (steps, np.uint32(number)) if model.dropout else steps
 
-    def loss_and_state(params: ModelParams, state: Any, steps: Steps) -> Any:
-        value, last = loss_fn(params, state, steps)
+    def loss_and_state(params: ModelParams, state: Any, batch: Any) -> Any:
+        steps, number = batch if model.dropout else (batch, None)
+        value, last = loss_fn(params, state, steps, number)
         return value, None if stream is None else last
 
     # What is tested and probed has random numbers of its own.
@@ -91,7 +101,7 @@ def make_task(
         if stream
         else draw(numbered(config.seed, 0, TESTING), TEST_SEQUENCES)
     )
-    measured = partial(measure, network.cell, LOSSES[loss], uncounted=uncounted)
+    measured = partial(measure, network.body, LOSSES[loss], uncounted=uncounted)
     compiled = jax.jit(measured)
 
     def evaluate(params: ModelParams) -> dict[str, float]:
@@ -112,15 +122,19 @@ def make_task(
 
 
 def make_loss(
-    cell: jaxrnn.Cell, loss: Any, compute_dtype: str, vanishing: float = 0.0
+    body: layers.Layer, loss: Any, cell: Any = None, vanishing: float = 0.0
 ) -> Any:
-    """Returns `(params, state, steps) -> (mean loss of the labels, last state)`."""
+    """Returns `(params, state, steps, number) -> (mean loss of labels, last state)`.
 
-    def loss_fn(params: ModelParams, state: Any, steps: Steps) -> tuple[Array, Any]:
-        xs = jnp.asarray(steps.xs)
-        last, hs = jaxrnn.unroll(
-            cell, params.cell, state, xs, compute_dtype=compute_dtype
-        )
+    The number of the training step turns dropout on; None: off. The `cell` is needed
+    for Ω alone, whose weight is `vanishing`.
+    """
+
+    def loss_fn(
+        params: ModelParams, state: Any, steps: Steps, number: Any = None
+    ) -> tuple[Array, Any]:
+        xs, key = jnp.asarray(steps.xs), None if number is None else key_of(number)
+        last, hs = body.unroll(params.cell, state, xs, key=key)
         value = _reduced(losses.masked_mean, loss, params, hs, steps)
         if vanishing:
             summed = partial(_reduced, losses.masked_sum, loss, params)
@@ -133,15 +147,15 @@ def make_loss(
 
 
 def measure(
-    cell: jaxrnn.Cell,
+    body: layers.Layer,
     loss: Any,
     params: ModelParams,
     test: Steps,
     uncounted: int | None = None,
 ) -> dict[str, Array]:
     """Returns all metrics: the loss under two names, and the share of right answers."""
-    _, hs = jaxrnn.unroll(cell, params.cell, None, jnp.asarray(test.xs))
-    outputs, labels = layers.dense(params.readout, hs), jnp.asarray(test.labels)
+    _, hs = body.unroll(params.cell, None, jnp.asarray(test.xs))
+    outputs, labels = read_out(params.readout, hs), jnp.asarray(test.labels)
     return score(loss, outputs, labels, jnp.asarray(test.mask), uncounted)
 
 
@@ -159,7 +173,7 @@ def score(
 def _reduced(
     reduction: Any, loss: Any, params: ModelParams, hs: Array, steps: Steps
 ) -> Array:
-    outputs = layers.dense(params.readout, hs)
+    outputs = read_out(params.readout, hs)
     return reduction(loss, outputs, jnp.asarray(steps.labels), jnp.asarray(steps.mask))
 
 

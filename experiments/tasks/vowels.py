@@ -76,7 +76,7 @@ def _moments(sequences: data.Sequences) -> tuple[np.ndarray, np.ndarray]:
 
 def _make(config: Vowels, vowels: data.Classification) -> Any:
     """Returns the task. From here on JAX is needed."""
-    from experiments.models import classifier
+    from experiments.models import classifier, readout
     from experiments.tasks.base import Probe, Task
 
     mean, deviation = _moments(vowels.train)
@@ -88,12 +88,14 @@ def _make(config: Vowels, vowels: data.Classification) -> Any:
     artifacts = {SIZES: {"inputs": inputs, "outputs": outputs}}
     network, size = config.network(artifacts), config.optimizer.batch_size
 
-    def batch(number: int) -> tuple[None, data.Sequences]:
+    def batch(number: int) -> tuple[None, Any]:
         noise, seed = config.input_noise, config.seed
-        return None, batch_of(train_set, size, noise, seed, number)
+        drawn = batch_of(train_set, size, noise, seed, number)
+        return None, (drawn, np.uint32(number)) if config.model.dropout else drawn
 
-    accuracy = classifier.make_accuracy(network.cell, test_set)
-    loss_fn = classifier.make_loss(network.cell, config.model.compute_dtype)
+    accuracy = classifier.make_accuracy(network.body, test_set)
+    body = readout.make_body(config.model, compute_dtype=config.model.compute_dtype)
+    loss_fn = classifier.make_loss(body)
     return Task(
         cell=network.cell,
         init=network.init,

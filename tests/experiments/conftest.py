@@ -106,7 +106,7 @@ def recall_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_language_model():
-    """A cell and parameters, for ids below 5."""
+    """The recurrent layers and parameters, for ids below 5."""
     model = Model(cell="gru", hidden_size=8)
     network = language_model.make_network(model, 5, 3)
-    return network.cell, network.init(jax.random.key(0))
+    return network.body, network.init(jax.random.key(0))

@@ -8,6 +8,7 @@ import pytest
 
 import jaxrnn
 from experiments import microscope
+from experiments.models.readout import read_out
 from experiments.runs.open import open_run
 from tests.experiments.conftest import TINY, make_run
 
@@ -41,7 +42,7 @@ def test_the_character_after_a_stretch(language_run, tmp_path):
     @jax.jit
     def both(params):
         last, hs = jaxrnn.unroll(task.cell, params.cell, None, xs)
-        return loss(last, hs), jaxrnn.layers.dense(params.readout, hs[-1])
+        return loss(last, hs), read_out(params.readout, hs[-1])
 
     got, logits = both(params)
     expected = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels].sum()

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import run
 from experiments.runs import checkpoint
-from tests.experiments.conftest import TEXT, TINY_LANGUAGE, make_run, settings
+from tests.experiments.conftest import TEXT, TINY, TINY_LANGUAGE, make_run, settings
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = "configs/shakespeare/shakespeare_lstm.toml"
@@ -130,3 +130,21 @@ def test_configs_reach_what_they_promise(name, tmp_path):
     folder = make_run(tmp_path, name).folder
     results = json.loads((folder / "results.json").read_text())
     assert results["test_accuracy"] >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ("shakespeare/shakespeare_lstm", (*TINY_LANGUAGE, "window=16")),
+        ("classical/adding_100_lstm", (*TINY, "length=10", "model.bidirectional=true")),
+    ],
+)
+def test_several_layers_with_dropout(tmp_path, config, keys, text):
+    """They train, are evaluated, and, of text, generate."""
+    keys = *keys, "model.layers=2", "model.dropout=0.2", "optimizer.steps=4"
+    if config.startswith("shakespeare"):
+        keys = *keys, f"data.path={text}"
+    made = make_run(tmp_path, config, *keys)
+    sample = made.folder / "sample.txt"
+    assert sample.exists() == config.startswith("shakespeare")
+    assert not sample.exists() or len(sample.read_text()) == 40

@@ -10,16 +10,18 @@ from experiments.config.schema import Model
 from experiments.data import Sequences
 from experiments.models import classifier, readout
 
+MODEL = Model(cell="gru", hidden_size=8)
+
 
 @pytest.fixture(scope="module")
 def params():
-    network = readout.make_network(Model(cell="gru", hidden_size=8), 2, 3)
+    network = readout.make_network(MODEL, 2, 3)
     return network.init(jax.random.key(0))
 
 
 @jax.jit
 def logits_of(params, xs, lengths):
-    return classifier.logits_of(jaxrnn.gru, params, xs, lengths)
+    return classifier.logits_of(readout.make_body(MODEL), params, xs, lengths)
 
 
 def test_it_looks_at_a_series_up_to_its_end(params):
@@ -45,3 +47,26 @@ def test_the_microscope_sees_series_of_one_length(params):
         return loss(*jaxrnn.unroll(jaxrnn.gru, cell_params, None, probed))
 
     np.testing.assert_allclose(value(params.cell), expected, rtol=1e-5)
+
+
+def test_both_ways_it_looks_at_a_series_up_to_its_end():
+    """Two layers, both directions: padding changes nothing, the first step counts."""
+    model = Model(cell="gru", hidden_size=4, layers=2, bidirectional=True, dropout=0.3)
+    network = readout.make_network(model, 2, 3)
+    params = network.init(jax.random.key(0))
+
+    @jax.jit
+    def logits_of(xs, lengths):
+        return classifier.logits_of(network.body, params, xs, lengths)
+
+    xs = jax.random.normal(jax.random.key(2), (6, 2, 2))
+    logits = logits_of(xs, jnp.array([4, 6]))
+    garbage = logits_of(xs.at[4:, 0].set(jnp.nan), jnp.array([4, 6]))
+    np.testing.assert_array_equal(garbage, logits)
+    alone = logits_of(xs[:4, :1], jnp.array([4]))
+    np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5, atol=1e-6)
+    # In training, another step has other masks.
+    loss = jax.jit(classifier.make_loss(network.body))
+    batch = Sequences(np.asarray(xs), np.array([4, 6]), np.array([0, 1]))
+    losses = [float(loss(params, None, (batch, np.uint32(n)))[0]) for n in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]

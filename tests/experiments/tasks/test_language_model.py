@@ -15,15 +15,15 @@ from experiments.tasks import language_model as task
 def test_validation_is_the_mean_over_every_held_out_character(tiny_language_model):
     """Against single steps along each row: in bits, without the last window's
     padding."""
-    cell, params = tiny_language_model
+    body, params = tiny_language_model
     random = np.random.default_rng(0)
     ids = random.integers(0, 5, 2 * task.HELD_OUT_WINDOW + 41)
     rows = 2
     windows = stream(ids, rows, task.HELD_OUT_WINDOW)
     assert not windows.mask.all()
-    model = language_model.folded(params)
-    read = jax.jit(jax.vmap(lambda s, id: language_model.read(cell, model, s, id)))
-    state, bits = cell.initial_state(params.cell, (rows,)), []
+    model = language_model.folded(body, params)
+    read = jax.jit(jax.vmap(lambda s, id: language_model.read(body, model, s, id)))
+    state, bits = body.initial_state(params.cell, (rows,)), []
     flat = [a.reshape(-1, rows) for a in windows]
     for now, label, within in zip(*flat, strict=True):
         state, logits = read(state, now)
@@ -32,7 +32,7 @@ def test_validation_is_the_mean_over_every_held_out_character(tiny_language_mode
         each = (np.log(np.exp(logits).sum(-1)) - chosen) / np.log(2)
         bits += list(each[within])
     assert len(bits) == len(ids) - 1
-    got = task.make_evaluator(cell, ids)(params)["valid_bits"]
+    got = task.make_evaluator(body, ids)(params)["valid_bits"]
     np.testing.assert_allclose(got, np.mean(bits), rtol=1e-5)
 
 
