@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import command, peers, run
-from benchmarks.problem import Shape
-from jaxrnn.cells import CELLS
+from benchmarks.problem import CELLS, Shape
 
 
 @command.command

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jaxrnn.cells import CELLS
+from jaxrnn import cells
+
+# The cells that the peers have too.
+CELLS = {name: cells.CELLS[name] for name in ("elman", "lstm", "gru")}
 
 
 class Shape(NamedTuple):

@@ -19,7 +19,6 @@ import jax
 
 from benchmarks import command, contest, measure, peers, problem, results, tables
 from jaxrnn import devices
-from jaxrnn.cells import CELLS
 
 MAIN = ["jaxrnn", "jaxrnn-cores", "flax-nnx", "scan-hoisted", "checkpoint", "pytorch"]
 # The grid leaves out the contestants whose names end so.
@@ -30,7 +29,7 @@ SECONDS = 5.0  # quick: after these no round of a point and kind begins, save th
 def parse(argv: Sequence[str] | None) -> Any:
     """Reads the arguments."""
     parser = command.Parser("run", __doc__)
-    add, cells, everyone = parser.add_argument, [*CELLS], [*peers.CONTESTANTS]
+    add, cells, everyone = parser.add_argument, [*problem.CELLS], [*peers.CONTESTANTS]
     add("--full", action="store_true", help="the whole grid, everyone in float32")
     add("--cell", type=command.names(cells), default=cells, help="such as lstm,gru")
     add("--points", type=command.shapes, help='T,B,I,H: "25,16,512,512 9,2,3,4"')

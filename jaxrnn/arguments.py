@@ -1,4 +1,4 @@
-"""Checks of single arguments that need no cell: integers, dtypes, random keys, sizes.
+"""Checks of single arguments that need no cell: integers, flags, dtypes, keys, sizes.
 
 Cells are made below `checks`, which holds the checks of whole calls, and use these.
 """
@@ -42,6 +42,18 @@ def integer(name: str, got: Given, least: int) -> int:
     if isinstance(got, bool) or number < least:
         raise ValueError(f"`{name}` must be an integer ≥ {least}, but got {got!r}.")
     return number
+
+
+def flag(name: str, got: Given) -> bool:
+    """Returns `got` as a bool if it is True or False; raises `TypeError` otherwise."""
+    if isinstance(got, bool | np.bool_):
+        return bool(got)
+    cure = ""
+    if isinstance(got, Tracer):
+        cure = f" {STATIC}"
+    elif isinstance(got, jax.Array | np.ndarray):
+        cure = f" It is static: bool({name})."
+    raise TypeError(f"`{name}` must be True or False, but got {describe(got)}.{cure}")
 
 
 def is_symbolic(size: Given) -> bool:

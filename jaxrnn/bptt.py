@@ -31,6 +31,9 @@ select(p, a, b) = a where p, else b, and s̃ the state from which a step starts:
 and (3) sums over the steps that are not masked. All of this but γ is done by selection,
 never by multiplication, so that NaN in a masked input stays there, and a cut stops an
 infinite adjoint.
+
+Where the recursion is linear in the state (`Cell.linear`), the steps of a chunk run as
+an associative scan instead of a loop, forward and back (`parallel.py`).
 """
 
 import math
@@ -42,8 +45,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxrnn import parallel
 from jaxrnn.cells import contract
-from jaxrnn.cells.base import Adjoint, Cell, Lin, Params, Residuals, State
+from jaxrnn.cells.base import Adjoint, Cell, Drives, Lin, Params, Residuals, State
 from jaxrnn.ops import chunks, products
 from jaxrnn.ops.ids import are_ids, leading_shape
 from jaxrnn.ops.selection import keep, scale, select
@@ -122,6 +126,8 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     cell = engine.cell
     xs = keep(chunk.steps.mask, chunk.xs)
     us = cell.drive(engine.params, xs)  # all K steps at once
+    if _is_at_once(cell, xs):
+        return _chunk_fwd_at_once(engine, before, us, chunk.steps, keep_res)
 
     def over_step(before, u, step):
         before = select(step.linked, before, engine.reset_state)  # (4)
@@ -134,6 +140,37 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     scan = chunks.scan_ahead if ahead else chunks.scan_in_place
     after, (states, res) = scan(over_step, before, us, chunk.steps)
     return after, states, res
+
+
+def _is_at_once(cell: Cell, xs: Array) -> bool:
+    """Returns whether a chunk `[K, *B, I]` is an associative scan: not for symbolic K.
+
+    Its tree has a number of rounds that must be known.
+    """
+    return cell.linear is not None and isinstance(xs.shape[0], int)
+
+
+def _chunk_fwd_at_once(
+    engine: Engine, before: State, us: Drives, steps: Steps, keep_res: bool
+):
+    """Replaces the loop over steps of `_chunk_fwd`, for a linear recursion."""
+    cell, _, params, _, reset_state = engine
+    linear: Any = cell.linear
+    states = parallel.states(
+        linear, params, before, us, reset_state, steps.mask, steps.linked
+    )
+    befores, after = _befores(before, states)
+    if not keep_res:
+        return after, states, None
+    befores = select(steps.linked, befores, reset_state)  # (4)
+    return after, states, cell.step(params, befores, us)[1]
+
+
+def _befores(first: State, states: State) -> tuple[State, State]:
+    """Returns the states before each step `[K, *B, H]`, and the one after the last."""
+    # The state before step t is the one after step t-1.
+    joined = jax.tree.map(lambda f, s: jnp.concatenate([f[None], s]), first, states)
+    return jax.tree.map(lambda s: s[:-1], joined), jax.tree.map(lambda s: s[-1], joined)
 
 
 def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
@@ -157,7 +194,10 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
 
     gs = keep(chunk.steps.mask, chunk.dhs)  # (6)
     carry, inputs = (sums.adjoint, sums.dreset), (gs, lin, chunk.steps)
-    (adjoint, dreset), adjoints = lax.scan(over_step, carry, inputs, reverse=True)
+    if _is_at_once(cell, chunk.xs):
+        (adjoint, dreset), adjoints = _adjoints_at_once(engine, carry, inputs)
+    else:
+        (adjoint, dreset), adjoints = lax.scan(over_step, carry, inputs, reverse=True)
     emitted = adjoints if engine.plan.adjoints else None
     adjoints = keep(chunk.steps.mask, adjoints)
     dparams, dxs = cell.param_vjp(params_t, chunk.xs, befores, lin, adjoints)  # (3)
@@ -167,6 +207,27 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
     return Sums(adjoint, dreset, dparams), (dxs, emitted)
 
 
+def _adjoints_at_once(engine: Engine, carry: tuple, inputs: tuple):
+    """Replaces the loop over steps of `_chunk_bwd`, for a linear recursion."""
+    cell, params_t = engine.cell, products.transposed(engine.params)
+    (after, dreset), (gs, lin, steps) = carry, inputs
+    # The direct part of every λ: g for h, zero for the other leaves.
+    direct = jax.tree.map(lambda a: jnp.broadcast_to(a, (gs.shape[0], *a.shape)), after)
+    direct = jax.tree.map(jnp.zeros_like, direct)._replace(h=gs)
+    passes = steps.linked
+    if steps.uncut is not None:
+        passes = steps.uncut if passes is None else select(steps.uncut, passes, False)
+    adjoint, adjoints = parallel.adjoints(
+        cell, params_t, lin, after, direct, steps.mask, passes, steps.gamma
+    )
+    if steps.linked is not None:
+        back = select(steps.mask, cell.state_vjp(params_t, lin, adjoints), adjoints)
+        to_reset = select(steps.linked, jax.tree.map(jnp.zeros_like, back), back)
+        sums = jax.tree.map(lambda a: a.sum(axis=0), to_reset)
+        dreset = jax.tree.map(jnp.add, dreset, sums)  # (9)
+    return (adjoint, dreset), adjoints
+
+
 def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
     """Returns s̃[t-1] and the coefficients of J[t] and M[t] for all steps of a chunk."""
     cell, plan, params, _, reset_state = engine
@@ -174,10 +235,7 @@ def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:
     if plan.store == "boundaries":
         forward = engine._replace(read=lambda: params)
         _, states, res = _chunk_fwd(forward, first, chunk, keep_res=True)
-    # The state before step t is the one after step t-1.
-    befores = jax.tree.map(
-        lambda f, s: jnp.concatenate([f[None], s[:-1]]), first, states
-    )
+    befores, _ = _befores(first, states)
     befores = select(chunk.steps.linked, befores, reset_state)  # (4)
     if plan.store == "states":
         _, res = cell.step(params, befores, cell.drive(params, chunk.xs))

@@ -111,9 +111,9 @@ def cell_and_params(cell: Given, params: Given) -> Any:
 
 @cache
 def _example(cell: Cell) -> Any:
-    """Returns the shapes of the cell's smallest parameters."""
+    """Returns the shapes of small parameters of the cell, of 2 units: some are even."""
     contract.signature(cell, "init")
-    example = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 1))
+    example = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 2))
     contract.parameters(example)
     return example
 
@@ -380,18 +380,6 @@ def positive(name: str, got: Given) -> int:
 def natural(name: str, got: Given) -> int:
     """Returns `got` as an int if it is an integer ≥ 0; raises otherwise."""
     return arguments.integer(name, got, 0)
-
-
-def flag(name: str, got: Given) -> bool:
-    """Returns `got` as a bool if it is True or False; raises `TypeError` otherwise."""
-    if isinstance(got, bool | np.bool_):
-        return bool(got)
-    cure = ""
-    if isinstance(got, Tracer):
-        cure = f" {arguments.STATIC}"
-    elif isinstance(got, Array | np.ndarray):
-        cure = f" It is static: bool({name})."
-    raise TypeError(f"`{name}` must be True or False, but got {describe(got)}.{cure}")
 
 
 def mask_size(got: Given) -> Any:

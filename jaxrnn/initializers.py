@@ -15,26 +15,14 @@ from jaxtyping import PRNGKeyArray
 
 from jaxrnn import arguments, checks
 from jaxrnn.cells.elman import ElmanParams
-from jaxrnn.cells.weights import Gates, units_in
+from jaxrnn.cells.weights import Gates, Recurrent, RecurrentParams
 
 Same = TypeVar("Same")
 
 
 @runtime_checkable
-class Recurrent(Protocol):
-    """Parameters with a recurrent matrix `w_hh [H, G]`, such as `LSTMParams`."""
-
-    @property
-    def w_hh(self) -> Array:
-        """`[H, G]`."""
-        ...
-
-    def _replace(self: Same, **kwargs: Any) -> Same: ...
-
-
-@runtime_checkable
-class Gated(Recurrent, Protocol):
-    """Parameters packed by gate, with biases `b [G]`."""
+class Gated(Protocol):
+    """Parameters with biases `b [G]`, packed by gate."""
 
     @property
     def b(self) -> Array:
@@ -46,8 +34,9 @@ class Gated(Recurrent, Protocol):
         """The order of the blocks, and which of them keeps the state."""
         ...
 
+    def _replace(self: Same, **kwargs: Any) -> Same: ...
 
-RecurrentParams = TypeVar("RecurrentParams", bound=Recurrent)
+
 GatedParams = TypeVar("GatedParams", bound=Gated)
 
 
@@ -83,12 +72,13 @@ def chrono(key: PRNGKeyArray, params: GatedParams, longest: float) -> GatedParam
     A forget gate σ(b) multiplies the memory by σ(b) at every step. With b = log(τ) the
     factor is τ / (τ + 1), a time constant of τ + 1 steps; τ is drawn evenly between 1
     and `longest` - 1. In an LSTM the input gates' biases are -b. In a GRU, b is the
-    bias of the gate z, which keeps the state.
+    bias of the gate z, which keeps the state; where a gate admits content and 1 minus
+    it keeps the state, as in the minimal gated unit, its biases are -b.
 
     Args:
       key: a random key.
-      params: those of a cell with a gate that keeps the state (`gates.keep`). Only the
-        biases of this gate, and of the one that admits new content, are replaced.
+      params: those of a cell with a gate that keeps the state (`gates.keep`), or that
+        admits new content (`gates.admit`). Only the biases of these are replaced.
       longest: T_max, the longest time over which to remember, in steps, above 2.
 
     Raises:
@@ -102,16 +92,18 @@ def chrono(key: PRNGKeyArray, params: GatedParams, longest: float) -> GatedParam
     arguments.key("key", key)
     longest = checks.between("longest", longest, 2.0)
     params = checks.unwrapped(params)
-    keep = params.gates.keep if isinstance(params, Gated) else None
-    if keep is None:
+    gates = params.gates if isinstance(params, Gated) else Gates("")
+    if gates.keep is None and gates.admit is None:
         raise TypeError(
             "`params` must have a gate that keeps the state, such as LSTMParams or "
             f"GRUParams, but got {arguments.describe(params)}."
         )
-    gates, hidden = params.gates, units_in(params)
+    hidden = len(params.b) // len(gates.order)
     b = jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=longest - 1))
     b = b.astype(params.b.dtype)
-    biases = params.b.at[gates.columns(keep, hidden)].set(b)
+    biases = params.b
+    if gates.keep is not None:
+        biases = biases.at[gates.columns(gates.keep, hidden)].set(b)
     if gates.admit is not None:
         biases = biases.at[gates.columns(gates.admit, hidden)].set(-b)
     return params._replace(b=biases)

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
-from jaxrnn import bptt, checks, devices
+from jaxrnn import arguments, bptt, checks, devices
 from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
@@ -268,7 +268,7 @@ def admit(
     reverse: Given = False,
 ) -> Inputs:
     """Returns the arguments as arrays, checked and placed alike, in the order of xs."""
-    checks.flag("reverse", reverse)
+    arguments.flag("reverse", reverse)
     if gamma is not None:
         gamma = checks.array("gamma", gamma)
     params, state, xs, mask, reset = checks.sequence(

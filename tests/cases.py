@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn import cells
 
 
 def softsign(z):
@@ -26,23 +27,44 @@ ACTIVATIONS = {
     "pair": jaxrnn.make_elman((softsign, softsign_slope)),
 }
 ALL_CELLS = CELLS | ACTIVATIONS
+# The cells of the field: a core of the suite always runs, all of it behind `slow`.
+FIELD = {
+    **{name: cell for name, cell in cells.CELLS.items() if name not in CELLS},
+    "softsign_gru": jaxrnn.make_gru(
+        activation="softsign", gate_activation="hard_logistic"
+    ),
+    "fixed_leaky": jaxrnn.make_leaky(time_constant=(1.0, 1.5, 4.0, 10.0, 100.0)),
+    "parallel_lru": jaxrnn.make_lru(parallel=True),
+    "parallel_min_gru": jaxrnn.make_min_gru(parallel=True),
+    "parallel_min_lstm": jaxrnn.make_min_lstm(parallel=True),
+    "projected_lstm": jaxrnn.make_lstm(projection=3),
+    "every_lstm": jaxrnn.make_lstm(
+        peephole=True,
+        coupled=True,
+        projection=3,
+        activation="softsign",
+        gate_activation="hard_logistic",
+    ),
+}
 
 
-def each_cell(lstm=(), others=()):
-    """Parametrizes a test by the cell, with marks for the LSTM's case and for the
-    others'."""
+def each_cell(lstm=(), others=(), field=pytest.mark.slow):
+    """Parametrizes a test by the cell, with marks for the LSTM's case, for the Elman
+    network's and the GRU's, and for those of the cells of the field."""
+    marks = dict.fromkeys(FIELD, field) | dict.fromkeys(CELLS, others) | {"lstm": lstm}
     return pytest.mark.parametrize(
         "cell",
         [
-            pytest.param(cell, id=name, marks=lstm if name == "lstm" else others)
-            for name, cell in CELLS.items()
+            pytest.param(cell, id=name, marks=marks[name])
+            for name, cell in (CELLS | FIELD).items()
         ],
     )
 
 
-EACH_CELL = each_cell()
 # With the LSTM's case, whose state has two leaves, also on the lowest versions allowed.
 LSTM_LOWEST = each_cell(lstm=pytest.mark.lowest)
+# The same, with the cells of the field always.
+EVERY_CELL = each_cell(lstm=pytest.mark.lowest, field=())
 # With all cases but the LSTM's behind `slow`.
 LSTM_FIRST = each_cell(others=pytest.mark.slow)
 
@@ -75,6 +97,10 @@ def each_once(names, first, second, lstm=()):
     )
 
 
+# The hidden size of a problem where it is not 5: the LRU's is even.
+HIDDEN = {FIELD["lru"]: 6, FIELD["parallel_lru"]: 6}
+
+
 class Problem(NamedTuple):
     """Parameters, initial state, inputs, and the weights of a loss on every output and
     state."""
@@ -86,7 +112,9 @@ class Problem(NamedTuple):
     on_last: Any
 
 
-def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> Problem:
+def problem(
+    cell, size=7, batch=(3,), inputs=4, hidden=None, dtype=jnp.float64
+) -> Problem:
     """A random one. Weights are orthogonal, so the gradient is alive at every lag; no
     bias is 0."""
     draws = np.random.default_rng(0)
@@ -94,6 +122,7 @@ def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> 
     def normal(shape, scale=1.0):  # of NumPy, which compiles nothing for a new shape
         return jnp.asarray(scale * draws.standard_normal(shape), dtype)
 
+    hidden = HIDDEN.get(cell, 5) if hidden is None else hidden
     params = cell.init(jax.random.key(0), inputs, hidden, dtype)
     params = jax.tree.map(
         lambda p: p if p.ndim == 2 else p + normal(p.shape, 0.3), params
@@ -101,12 +130,14 @@ def problem(cell, size=7, batch=(3,), inputs=4, hidden=5, dtype=jnp.float64) -> 
     state = jax.tree.map(
         lambda s: normal(s.shape, 0.5), cell.initial_state(params, batch)
     )
+    if "n" in state._fields:  # the sLSTM divides by it: a sum of positive weights
+        state = state._replace(n=0.5 + jnp.abs(state.n))
     on_last = jax.tree.map(lambda s: normal(s.shape), state)
     return Problem(
         params,
         state,
         normal((size, *batch, inputs)),
-        normal((size, *batch, hidden)),
+        normal((size, *batch, state[0].shape[-1])),
         on_last,
     )
 

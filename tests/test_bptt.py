@@ -20,6 +20,8 @@ from tests.cases import (
     ACTIVATIONS,
     ALL_CELLS,
     CELLS,
+    FIELD,
+    HIDDEN,
     LSTM_FIRST,
     LSTM_LOWEST,
     each_once,
@@ -63,6 +65,24 @@ def cases():
             yield pytest.param(*case, marks=pytest.mark.slow)
 
 
+def field_cases():
+    """Each cell of the field with two rows of options: each option with and without,
+    each store and each chunk in turn. Behind `slow` it meets each pair of options."""
+    stores, chunks = itertools.cycle(AXES["store"]), itertools.cycle((4, 3, 4, None))
+    for name in FIELD:
+        chosen = [
+            (next(stores), next(chunks), *rest)
+            for rest in (
+                ((3,), True, True, False, None, "per step and sequence"),
+                ((2, 3), False, False, True, 3, None),
+            )
+        ]
+        yield from ((name, *case) for case in chosen)
+        for case in PAIRS:
+            if case not in chosen:
+                yield pytest.param(name, *case, marks=pytest.mark.slow)
+
+
 def marks_of(case):
     return pytest.mark.lowest if case[0] == "lstm" else ()
 
@@ -72,11 +92,11 @@ def assert_close(got, expected, rtol=RTOL, atol=ATOL):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("name", *AXES), list(cases()))
+@pytest.mark.parametrize(("name", *AXES), [*cases(), *field_cases()])
 def test_equals_autodiff(
     name, store, chunk, batch, mask, reset, reverse, truncate, gamma
 ):
-    cell = CELLS[name]
+    cell = (CELLS | FIELD)[name]
     case = problem(cell, SIZE, batch)
     options = {"reverse": reverse, "truncate": truncate}
     options |= {"mask": steps(0.7, SIZE, batch, seed=1)} if mask else {}
@@ -165,8 +185,9 @@ def test_axes_of_one_sequence_are_kept(cell, batch):
     [
         *((cell, None) for cell in ALL_CELLS.values()),
         *((c, factors(SIZE)) for c in CELLS.values()),
+        *(pytest.param(c, None, marks=pytest.mark.slow) for c in FIELD.values()),
     ],
-    ids=[*ALL_CELLS, *(f"{name}, gamma" for name in CELLS)],
+    ids=[*ALL_CELLS, *(f"{name}, gamma" for name in CELLS), *FIELD],
 )
 @pytest.mark.lowest
 def test_equals_the_dense_product_of_jacobians(cell, gamma):
@@ -232,6 +253,16 @@ def test_the_gradient_is_differentiable_by_gamma(cell):
     assert_close(by(jaxrnn.unroll), by(jaxrnn.unroll_autodiff))
 
 
+# Each store, and each kind of adjoint: of two products, of several states, of means
+# over units, and of a scan.
+SECOND_ORDER = {
+    ("every_lstm", "residuals"),
+    ("layer_norm_gru", "states"),
+    ("parallel_lru", "boundaries"),
+    ("slstm", "states"),
+}
+
+
 @pytest.mark.usefixtures("x64")
 @each_once(("cell", "store"), CELLS, STORES, lstm=pytest.mark.lowest)
 def test_second_order(cell, store):
@@ -256,6 +287,38 @@ def test_second_order(cell, store):
         )
 
     check_grads(loss_of, (case.params, case.state, case.xs), order=2, modes=["rev"])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "store"),
+    [
+        pytest.param(name, store, marks=() if quick else pytest.mark.slow)
+        for name, store in itertools.product(FIELD, STORES)
+        for quick in [(name, store) in SECOND_ORDER]
+    ],
+)
+def test_second_order_in_the_field(name, store):
+    """The gradient of a product of the gradient, reverse over reverse, by autodiff."""
+    cell = FIELD[name]
+    case = problem(cell, 5, (2,), inputs=2, hidden=4 if cell in HIDDEN else 3)
+    options = {
+        "mask": steps(0.8, 5, (2,), seed=5),
+        "reset": steps(0.2, 5, (2,), seed=6),
+    }
+
+    def by(unroll, **static):
+        def product(args):
+            grads = jax.grad(
+                lambda args: loss(unroll, cell, case, *args, **options, **static)
+            )(args)
+            products = jax.tree.map(lambda a, g: jnp.vdot(jnp.cos(a), g), args, grads)
+            return sum(jax.tree.leaves(products))
+
+        return jax.jit(jax.grad(product))(tuple(case[:3]))
+
+    got = by(jaxrnn.unroll, store=store, chunk=2)
+    assert_close(got, by(jaxrnn.unroll_autodiff), rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
@@ -306,7 +369,7 @@ def test_no_steps_and_no_inputs(cell):
         case = problem(cell, size)
         last, hs = jaxrnn.unroll(cell, case.params, case.state, case.xs, **options)
         chex.assert_trees_all_equal(last, case.state)
-        chex.assert_trees_all_equal(hs, jnp.zeros((size, 3, 5)))
+        chex.assert_trees_all_equal(hs, jnp.zeros_like(case.on_hs))
         _, (dparams, dstate, dxs) = value_and_grads(
             jaxrnn.unroll, cell, case, **options
         )

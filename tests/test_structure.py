@@ -18,7 +18,7 @@ from jax.extend import core
 
 import jaxrnn
 from jaxrnn.plan import make_plan
-from tests.cases import CELLS, each_once
+from tests.cases import CELLS, FIELD, each_once
 
 STORES = ("states", "residuals", "boundaries")
 GATES = {"elman": 1, "lstm": 4, "gru": 3}
@@ -29,6 +29,16 @@ INPUTS, HIDDEN, BATCH, CHUNK, SIZE = 3, 5, 7, 11, 33
 
 each_store = pytest.mark.parametrize("store", STORES)
 each_cell = pytest.mark.parametrize("name", CELLS)
+
+# Products in the loop over steps, where it is not one. A second one waits for the
+# first: the gate's before the candidate's, and the memory's before the output's
+# projection. A diagonal recursion has none.
+PRODUCTS = {
+    **dict.fromkeys(("reset_before_gru", "mgu", "projected_lstm", "every_lstm"), 2),
+    **dict.fromkeys(("indrnn", "lru", "min_gru", "min_lstm"), 0),
+}
+AT_ONCE = [name for name in FIELD if name.startswith("parallel")]
+ONE_BY_ONE = [name for name in CELLS | FIELD if name not in AT_ONCE]
 
 
 def arguments(cell, inputs, hidden, batch, size):
@@ -91,8 +101,9 @@ def carried(scan):
 def traced(name, store, differentiate, unroll=jaxrnn.unroll):
     """The jaxpr of a loss of every output and of the last state, or of its gradient by
     all."""
-    cell = CELLS[name]
-    params, state, xs = arguments(cell, INPUTS, HIDDEN, BATCH, SIZE)
+    cell = (CELLS | FIELD)[name]
+    hidden = HIDDEN + 1 if "lru" in name else HIDDEN  # even
+    params, state, xs = arguments(cell, INPUTS, hidden, BATCH, SIZE)
 
     def loss(params, state, xs):
         last, hs = unroll(cell, params, state, xs, store=store, chunk=CHUNK)
@@ -103,21 +114,44 @@ def traced(name, store, differentiate, unroll=jaxrnn.unroll):
 
 
 @each_store
-@each_cell
+@pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_the_loop_over_steps_holds_one_product(name, store):
+    """Or as many as `PRODUCTS` names, each way."""
+    products = PRODUCTS.get(name, 1)
     (only,) = step_loops(traced(name, store, differentiate=False))
     assert only.params["length"] == CHUNK
-    assert count(body(only), "dot_general") == 1
+    assert count(body(only), "dot_general") == products
 
     loops = step_loops(traced(name, store, differentiate=True))
     # Forward and back; "boundaries" runs each chunk forward a second time.
     runs = [False, False, True] if store == "boundaries" else [False, True]
     assert [loop.params["reverse"] for loop in loops] == runs
-    assert [count(body(loop), "dot_general") for loop in loops] == [1] * len(loops)
+    in_loops = [count(body(loop), "dot_general") for loop in loops]
+    assert in_loops == [products] * len(loops)
     # Residuals take the memory of the drives of all steps: one loop runs forward.
     forward = SIZE if store == "residuals" else CHUNK
     lengths = [forward, *[CHUNK] * (len(loops) - 1)]
     assert [loop.params["length"] for loop in loops] == lengths
+
+
+@pytest.mark.parametrize("name", [n for n in ONE_BY_ONE if n not in CELLS])
+def test_the_reverse_loops_of_the_field_carry_no_weight(name):
+    """Every array of the carry, and every one left per step, has the batch axis."""
+    loops = step_loops(traced(name, "states", differentiate=True))
+    (back,) = (s for s in loops if s.params["reverse"])
+    assert {shape[0] for shape in carried(back)} == {BATCH}
+    left = back.outvars[back.params["num_carry"] :]
+    assert {v.aval.shape[:2] for v in left} == {(CHUNK, BATCH)}
+
+
+@each_store
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_an_associative_scan_has_no_loop_over_steps(name, store):
+    """All loops are over chunks, and their bodies hold no loop. The arrays of an
+    associative scan shrink by half, so their number grows by the logarithm of K."""
+    loops = scans(traced(name, store, differentiate=True))
+    assert all(not scans(body(loop)) for loop in loops)
+    assert {loop.params["length"] for loop in loops} == {SIZE // CHUNK}
 
 
 @each_cell

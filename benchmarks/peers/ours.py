@@ -10,9 +10,8 @@ import numpy as np
 
 import jaxrnn
 from benchmarks.contest import Contestant, Maker, from_outputs
-from benchmarks.problem import Problem
+from benchmarks.problem import CELLS, Problem
 from jaxrnn import devices
-from jaxrnn.cells import CELLS
 
 
 def unrolled(problem: Problem, unlike: str = "", **options: Any) -> Contestant:

@@ -21,7 +21,6 @@ import jax
 from benchmarks import command, contest, measure, peers, problem
 from benchmarks.peers import ours
 from jaxrnn import devices
-from jaxrnn.cells import CELLS
 
 CALLS = 10
 SHOWN = 0.004  # the share of the program's time from which an operation is printed
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser, everyone = command.Parser("profile.operations", __doc__), peers.CONTESTANTS
     add = parser.add_argument
-    add("cell", choices=CELLS)
+    add("cell", choices=problem.CELLS)
     add("shape", type=command.shapes, help="T,B,I,H: 512,16,64,64")
     add("kind", choices=contest.KINDS, nargs="?", default="gradient")
     add("--contestant", choices=everyone, default="jaxrnn")

@@ -1,4 +1,4 @@
-"""The contract of a cell: seven pure functions.
+"""The contract of a cell: seven pure functions, and for some a linear form.
 
 A cell moves a state s through time. Write u[t] for the *drive* (the part that depends
 on the input alone), θ for the parameters, R̂ for the loss, λ[t] = dR̂/ds[t] for the
@@ -25,7 +25,7 @@ Axes: T time, *B any number of batch axes, I input, H hidden, G = gates × H. Ve
 rows, so products read `x @ w_ih` and `h @ w_hh`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -111,6 +111,23 @@ class ParamVjp(Protocol):
     ) -> tuple[Params, Any]: ...
 
 
+class Linear(NamedTuple):
+    """A recursion that is linear in the state, and separate for each unit.
+
+    The state is n numbers, real or complex, and s[t] = a[t] s[t-1] + v[t], number by
+    number. The steps of a chunk then run as an associative scan (`parallel.py`).
+
+    Attributes:
+      coefficients: `(params, us) -> (a, v)`, `[*N, n]`. Any leading axes.
+      numbers: `state -> s`, `[*N, n]`.
+      state: `s -> state`, its inverse.
+    """
+
+    coefficients: Callable[[Params, Drives], tuple[Array, Array]]
+    numbers: Callable[[State], Array]
+    state: Callable[[Array], State]
+
+
 @jax.tree_util.register_static
 class Cell(NamedTuple):
     """A recurrent cell: a hashable value without arrays, static under `jit` and `vmap`.
@@ -142,6 +159,8 @@ class Cell(NamedTuple):
         one product over all leading axes per matrix. `dparams` has the type of the
         parameters, in float32 or wider: the engine adds the chunks up and casts the
         sum. Ids have no `dxs`: None, as `weights.drive_vjp` returns it.
+      linear: the same recursion in the form of `Linear`, to be run as an associative
+        scan; None: `step` and `state_vjp` run one step after the other.
     """
 
     init: Init
@@ -151,3 +170,8 @@ class Cell(NamedTuple):
     linearize: Linearize
     state_vjp: StateVjp
     param_vjp: ParamVjp
+    linear: Linear | None = None
+
+
+FUNCTIONS = tuple(name for name in Cell._fields if name != "linear")
+"""The names of the seven functions, which every cell has."""

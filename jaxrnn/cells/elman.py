@@ -27,6 +27,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from jaxrnn import arguments
+from jaxrnn.cells.activations import ACTIVATIONS
 from jaxrnn.cells.base import Cell, Shape
 from jaxrnn.cells.weights import (
     Gates,
@@ -39,14 +40,6 @@ from jaxrnn.cells.weights import (
 from jaxrnn.ops.products import lead_sum, matmul, outer_sum
 
 Elementwise = Callable[[Array], Array]
-
-# name: (f(z), ḟ as a function of h = f(z))
-ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
-    "tanh": (jnp.tanh, lambda h: 1 - h * h),
-    "logistic": (jax.nn.sigmoid, lambda h: h * (1 - h)),
-    "relu": (jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
-    "identity": (lambda z: z, jnp.ones_like),
-}
 
 
 class ElmanParams(NamedTuple):
@@ -77,9 +70,9 @@ def make_elman(activation: str | tuple[Elementwise, Elementwise] = "tanh") -> Ce
     At the top level of a module they can be pickled with the cell.
 
     Args:
-      activation: "tanh", "logistic", "relu", "identity", or a pair `(f, df)` of
-        elementwise functions of the pre-activation z: the activation and its
-        derivative.
+      activation: "tanh", "logistic", "relu", "identity", "softsign", "hard_logistic",
+        "hard_tanh", or a pair `(f, df)` of elementwise functions of the pre-activation
+        z: the activation and its derivative.
 
     Returns:
       A `Cell` with `ElmanParams` and `ElmanState`.
@@ -120,7 +113,7 @@ class _Step(NamedTuple):
     def __call__(self, params: ElmanParams, state: ElmanState, u: Float[Array, "*B H"]):
         z = matmul(state.h, params.w_hh) + u + params.b
         if isinstance(self.activation, str):
-            return ElmanState(ACTIVATIONS[self.activation][0](z)), ()  # (1)
+            return ElmanState(ACTIVATIONS[self.activation].value(z)), ()  # (1)
         return ElmanState(self.activation[0](z)), z
 
 
@@ -131,7 +124,7 @@ class _Linearize(NamedTuple):
         self, params: ElmanParams, state_prev: ElmanState, state: ElmanState, res: Any
     ):
         if isinstance(self.activation, str):
-            return ACTIVATIONS[self.activation][1](state.h)  # ḟ(z[t])
+            return ACTIVATIONS[self.activation].slope(state.h)  # ḟ(z[t])
         return self.activation[1](res)
 
 

@@ -17,7 +17,16 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxrnn.cells.base import Cell, Drives, Lin, Params, Residuals, Shape, State
+from jaxrnn.cells.base import (
+    FUNCTIONS,
+    Cell,
+    Drives,
+    Lin,
+    Params,
+    Residuals,
+    Shape,
+    State,
+)
 from jaxrnn.methods import methods_of
 from jaxrnn.ops import products
 
@@ -30,7 +39,7 @@ class ExposedState(NamedTuple):
 
 def exposed(cell: Cell) -> Cell:
     """Returns the same cell with an `ExposedState`, so that it outputs all of it."""
-    return Cell(*methods_of(_Exposed(cell), Cell._fields))
+    return Cell(*methods_of(_Exposed(cell), FUNCTIONS))
 
 
 def pack(state: State) -> ExposedState:

@@ -41,7 +41,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn import arguments
-from jaxrnn.cells.base import Adjoint, Cell, Params, Residuals, Shape, State
+from jaxrnn.cells.base import FUNCTIONS, Adjoint, Cell, Params, Residuals, Shape, State
 from jaxrnn.cells.elman import ElmanParams
 from jaxrnn.cells.gru import GRUParams, GRUState, gru
 from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm
@@ -152,7 +152,7 @@ def noise_of(cell: Cell) -> "Noise | None":
 
 
 def _made(options: "Noise") -> Cell:
-    return Cell(*methods_of(options, Cell._fields))
+    return Cell(*methods_of(options, FUNCTIONS))
 
 
 def _check_cell(cell: Any) -> None:

@@ -5,7 +5,7 @@ belongs to which gate. Initializers, diagnostics and other libraries' layouts re
 there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,24 @@ class Gates(NamedTuple):
         return slice(first, first + hidden)
 
 
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """Parameters with a recurrent matrix `w_hh [H, G]`, such as `LSTMParams`."""
+
+    @property
+    def w_hh(self) -> Array:
+        """`[H, G]`."""
+        ...
+
+    def _replace(self: Same, **kwargs: Any) -> Same: ...
+
+
+RecurrentParams = TypeVar("RecurrentParams", bound=Recurrent)
+
+
 def units_in(params: Params) -> int:
     """Returns the hidden size H of packed parameters, from `w_hh [H, G]`.
 
@@ -68,6 +86,26 @@ def units_in(params: Params) -> int:
             f"units, but got {got}. {cure}"
         )
     return hidden
+
+
+def check_shapes(params: Params, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises `ValueError` unless the named parameters have these shapes, `(*N,)`.
+
+    It is for parameters other than `w_ih`, `w_hh [H, G]` and `b` (`units_in`).
+    """
+    for name, shape in expected.items():
+        got = np.shape(getattr(params, name))
+        if got != shape:
+            raise ValueError(
+                f"`{name}` must have shape {shape}, but got {got}. `cell.init` makes "
+                "the right ones."
+            )
+
+
+def columns_of(params: Params) -> tuple[int, int]:
+    """Returns I and G of `w_ih [I, G]`, or zeros if it is not a matrix."""
+    shape = np.shape(params.w_ih)
+    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
 def state_shape(params: Params, batch_shape: Shape) -> Shape:
@@ -156,15 +194,19 @@ def input_weights(
 
 
 def recurrent_weights(
-    key: PRNGKeyArray, hidden_size: int, gates: Gates, dtype: DTypeLike
-) -> Float[Array, "H G"]:
-    """Draws orthogonal blocks `[H, H]`, one for each gate.
+    key: PRNGKeyArray,
+    hidden_size: int,
+    gates: Gates,
+    dtype: DTypeLike,
+    outputs: int | None = None,
+) -> Float[Array, "P G"]:
+    """Draws orthogonal blocks `[P, H]`, one for each gate; P = `outputs`, or H.
 
     All singular values are 1, so an untrained network's product of Wₘ over many steps
     neither explodes nor vanishes by itself (Saxe, McClelland & Ganguli, 2014, section
     3).
     """
-    shape = (hidden_size, hidden_size)
+    shape = (outputs or hidden_size, hidden_size)
     return _draw_blocks(initializers.orthogonal(), key, shape, gates, dtype)
 
 

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from jaxrnn import arguments, checks
+from jaxrnn import arguments
 from jaxrnn.cells.base import Shape
 from jaxrnn.layers.base import Layer, known_size, layer_of, step_mask, vectors
 from jaxrnn.ops import noise
@@ -35,7 +35,7 @@ def dropout(rate: float, *, variational: bool = False) -> Layer:
     Sutskever & Vinyals (2014), arXiv:1409.2329.
     """
     rate = arguments.share("rate", rate)
-    return layer_of(_Dropout(rate, checks.flag("variational", variational)))
+    return layer_of(_Dropout(rate, arguments.flag("variational", variational)))
 
 
 class _Dropout(NamedTuple):

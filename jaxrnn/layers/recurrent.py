@@ -84,8 +84,8 @@ def recurrent(
             cell,
             checks.positive("hidden_size", hidden_size),
             engine,
-            checks.flag("learn_initial_state", learn_initial_state),
-            checks.flag("return_states", return_states),
+            arguments.flag("learn_initial_state", learn_initial_state),
+            arguments.flag("return_states", return_states),
         )
     )
 

@@ -13,7 +13,6 @@ import jaxrnn
 from benchmarks import contest, measure, problem, report, results, run, tables
 from benchmarks.peers import layout, ours
 from benchmarks.profile import operations
-from jaxrnn.cells import CELLS
 
 KINDS = (*contest.KINDS, "parameters")
 
@@ -72,7 +71,7 @@ def test_a_cap_in_seconds_leaves_at_least_five_rounds(seconds, rounds):
     assert len(clock.order) == 1 + rounds
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", problem.CELLS)
 def test_flops_count_every_product_once(cell):
     """Forward, each weight takes one multiplication and one sum per step and sequence;
     so does each going back, for its gradient and for that of its input, if it has one.

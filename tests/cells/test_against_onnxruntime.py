@@ -65,6 +65,23 @@ CELLS = {
         jaxrnn.gru,
         Operator("GRU", (1, 0, 2), {"linear_before_reset": 1}),
     ),  # z r h; r z n
+    "reset before": (
+        jaxrnn.make_gru(reset_after=False),
+        Operator("GRU", (1, 0, 2), {"linear_before_reset": 0}),
+    ),
+    "peepholes": (jaxrnn.make_lstm(peephole=True), Operator("LSTM", (0, 3, 1, 2), {})),
+    "softsign, hard gates": (
+        jaxrnn.make_lstm(activation="softsign", gate_activation="hard_logistic"),
+        Operator(
+            "LSTM",
+            (0, 3, 1, 2),
+            {
+                "activations": ["HardSigmoid", "Softsign", "Softsign"],
+                "activation_alpha": [1 / 6],
+                "activation_beta": [0.5],
+            },
+        ),
+    ),
 }
 
 
@@ -76,6 +93,8 @@ def session(cell, direction):
     ranks = {"X": 3, "W": 3, "R": 3, "B": 2, "sequence_lens": 1} | dict.fromkeys(
         states, 3
     )
+    if cell == "peepholes":
+        ranks |= {"P": 2}
     outputs = {"Y": 4} | dict.fromkeys(lasts, 3)
 
     def values(ranks):
@@ -118,11 +137,14 @@ def weights(params, order):
             params.b_hn
         )  # h, the candidate, is the last gate in both
     bias = np.concatenate([gates(params.b), recurrent_bias])
-    return {
-        "W": gates(params.w_ih)[None],
-        "R": gates(params.w_hh)[None],
-        "B": bias[None],
-    }
+    w_hh = getattr(params, "w_hh", None)
+    if w_hh is None:  # of the GRU with reset before the product
+        w_hh = np.concatenate([params.w_rz, params.w_n], axis=-1)
+    feed = {"W": gates(params.w_ih)[None], "R": gates(w_hh)[None], "B": bias[None]}
+    if getattr(params, "peepholes", None) is not None:  # i o f; ours: i f o
+        i, f, o = np.split(np.asarray(params.peepholes), 3)
+        feed["P"] = np.concatenate([i, o, f])[None]
+    return feed
 
 
 def by_onnxruntime(cell, params, state, xs, lengths, reverse):

@@ -1,0 +1,61 @@
+"""Layer normalization of the columns of an array, group by group, and its transpose.
+
+    â = (a - mean(a)) ⊙ s,   s = 1 / √(var(a) + ε)                                 (1)
+    Nᵀ d = s ⊙ (d - mean(d) - â ⊙ mean(d ⊙ â))                                     (2)
+
+Means run over the columns of a group. (2) is the derivative of (1), ε included.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+# As in Flax, Keras and PyTorch: small beside a variance of order 1.
+EPSILON = 1e-5
+
+
+def normalize(
+    a: Float[Array, "*N M"], groups: tuple[int, ...]
+) -> tuple[Float[Array, "*N M"], Float[Array, "*N g"]]:
+    """Returns â and the scales s of each group, (1).
+
+    Args:
+      a: the array.
+      groups: how many columns each group has; their sum is M.
+    """
+    found = [_normalize(part) for part in _split(a, groups)]
+    parts, scales = zip(*found, strict=True)
+    return jnp.concatenate(parts, axis=-1), jnp.concatenate(scales, axis=-1)
+
+
+def normalize_vjp(
+    normal: Float[Array, "*N M"],
+    scales: Float[Array, "*N g"],
+    d: Float[Array, "*N M"],
+    groups: tuple[int, ...],
+) -> Float[Array, "*N M"]:
+    """Returns Nᵀ d, (2), from what `normalize` returned for the same groups."""
+    parts = zip(
+        _split(normal, groups),
+        jnp.split(scales, len(groups), axis=-1),
+        _split(d, groups),
+        strict=True,
+    )
+    return jnp.concatenate([_normalize_vjp(*part) for part in parts], axis=-1)
+
+
+def _normalize(a: Array) -> tuple[Array, Array]:
+    centered = a - jnp.mean(a, axis=-1, keepdims=True)
+    variance = jnp.mean(centered**2, axis=-1, keepdims=True)
+    scale = 1 / jnp.sqrt(variance + EPSILON)
+    return centered * scale, scale
+
+
+def _normalize_vjp(normal: Array, scale: Array, d: Array) -> Array:
+    along = jnp.mean(d * normal, axis=-1, keepdims=True)
+    return scale * (d - jnp.mean(d, axis=-1, keepdims=True) - normal * along)
+
+
+def _split(a: Array, groups: tuple[int, ...]) -> list[Array]:
+    return jnp.split(a, list(np.cumsum(groups)[:-1]), axis=-1)
