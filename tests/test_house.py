@@ -62,7 +62,7 @@ FLOORS = {
     "jaxrnn.windows.segments": 3,
     "jaxrnn.cells.from_step": 4,
     "jaxrnn.bptt": 4,  # the engine, which knows no cell
-    "jaxrnn.cells.noise": 6,  # made from them
+    "jaxrnn.cells.noise": 4,  # made from them
     "jaxrnn.layers.base": 4,
     "jaxrnn.cells.gru_variants": 4,
     "jaxrnn.cells.lstm_variants": 4,

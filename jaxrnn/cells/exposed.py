@@ -39,7 +39,7 @@ class ExposedState(NamedTuple):
 
 def exposed(cell: Cell) -> Cell:
     """Returns the same cell with an `ExposedState`, so that it outputs all of it."""
-    return Cell(*methods_of(_Exposed(cell), FUNCTIONS))
+    return Cell._make((*methods_of(_Exposed(cell), FUNCTIONS), None))
 
 
 def pack(state: State) -> ExposedState:

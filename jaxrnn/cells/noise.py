@@ -152,7 +152,7 @@ def noise_of(cell: Cell) -> "Noise | None":
 
 
 def _made(options: "Noise") -> Cell:
-    return Cell(*methods_of(options, FUNCTIONS))
+    return Cell._make((*methods_of(options, FUNCTIONS), None))
 
 
 def _check_cell(cell: Any) -> None:
