@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax
 from experiments.config.schema import Experiment
 from experiments.tasks.base import Task
 from experiments.training.optimizer import make_optimizer
-from jaxrnn import train
+from jaxrnn import devices, train
 
 # Steps over which the loss is averaged for the bar and the metrics: one batch is noisy.
 AVERAGED = 20
@@ -55,14 +56,24 @@ def make_advance(
     """Returns the function that takes one step of training.
 
     A step takes the buffers of the progress that it is given. One whose loss or
-    gradient is not finite leaves the parameters unchanged and does not count.
+    gradient is not finite leaves the parameters unchanged and does not count. While a
+    step runs, a thread makes the next batch and puts it on the devices.
     """
     value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
     step = train.make_step(value_and_grad, make_optimizer(config.optimizer))
+    worker = ThreadPoolExecutor(1, "batches")
+    ahead: dict[int, Future[tuple[Any, Any]]] = {}
+
+    def placed(number: int, over: Sequence[Any]) -> tuple[Any, Any]:
+        fresh, batch = task.batch(number)
+        return fresh, devices.split((None, None, batch), over)[2]
 
     def advance(progress: Progress) -> tuple[Progress, Measured]:
         began = time.monotonic()
-        fresh, batch = task.batch(progress.step)
+        number, over = progress.step, devices.default_devices(progress.learner.params)
+        made = ahead.pop(number, None)
+        fresh, batch = made.result() if made else placed(number, over)
+        ahead[number + 1] = worker.submit(placed, number + 1, over)
         state = progress.state if fresh is None else fresh
         learner, state, metrics = step(progress.learner, state, batch)
         # Reading the loss waits for the step, so that no two are ever in flight.

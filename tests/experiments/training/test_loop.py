@@ -139,13 +139,13 @@ def on_ctrl_c(request):
     "on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True
 )
 def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
-    """The signal comes while step 3 is being fed: three steps are what is saved. A
-    process that ignores it, as one in a script's background does, goes on to the
-    end."""
+    """The signal comes while step 3 runs and the next batch is made: three steps are
+    what is saved. A process that ignores it, as one in a script's background does,
+    goes on to the end."""
     seen = []
 
     def batch(number):
-        if number == 2:
+        if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return None, jnp.ones(())
 
