@@ -16,7 +16,7 @@ constant of -1 / exponent steps: two steps before training. To add up 40 steps i
 forget more slowly than that, so training moves the exponent close to 0.
 
     command   python examples/ei_rate_network.py
-    time      40 s on two cores of an AMD EPYC
+    time      22 s on two cores of an AMD EPYC
     result    83.5% correct, of 86.4% possible; exponent -0.454 before, -0.003 after
 
 `--quick` is a short run, the one that the tests make.

@@ -13,7 +13,7 @@ Once trained, the forecaster runs on a stream: `jaxrnn.step` takes a state and t
 value, and gives the forecasts that `jaxrnn.unroll` gives for the whole series.
 
     command   python examples/forecaster.py
-    time      73 s on two cores of an AMD EPYC
+    time      41 s on two cores of an AMD EPYC
     result    RMS error 0.132; of the same hour, 0.350; of the last value, 1.103
 
 `--quick` is a short run, the one that the tests make.

@@ -12,7 +12,7 @@ shown again, so an agent without memory is right half of the time. The agent is 
 The baseline is the same agent with `reset` True at every step: it has no memory.
 
     command   python examples/ppo_tmaze.py
-    time      45 s on two cores of an AMD EPYC
+    time      23 s on two cores of an AMD EPYC
     result    99.5% of episodes end at the goal; without memory, 49.8%
 
 `--quick` is a short run, the one that the tests make.

@@ -3,7 +3,17 @@
 The engine is `bptt.py`: read it first, then a cell, such as `cells/lstm.py`.
 """
 
-from jaxrnn import constraints, devices, flow, initializers, layers, losses, ops, train
+from jaxrnn import (
+    constraints,
+    decoding,
+    devices,
+    flow,
+    initializers,
+    layers,
+    losses,
+    ops,
+    train,
+)
 from jaxrnn.cells.base import Cell, Linear
 from jaxrnn.cells.check import check_cell
 from jaxrnn.cells.elman import ElmanParams, ElmanState, elman, make_elman
@@ -84,6 +94,7 @@ __all__ = [
     "check_cell",
     "checkpointed_value_and_grad",
     "constraints",
+    "decoding",
     "devices",
     "elman",
     "flow",

@@ -71,6 +71,7 @@ FLOORS = {
     "jaxrnn.windows.checkpointed": 4,
     "jaxrnn.windows.truncated": 4,
     "jaxrnn.initializers": 4,
+    "jaxrnn.decoding": 5,
     "jaxrnn.layers.dropout": 5,
     "jaxrnn.layers.pointwise": 5,
     "jaxrnn.train": 5,
