@@ -21,8 +21,9 @@ def pytest_configure(config):
 HOOK = pytest.StashKey[object]()
 
 # Tests after which a process forgets its compiled programs. Each program maps memory,
-# and Linux lets a process have 65,530 maps: XLA crashed after some 1,200 tests, and
-# under `make test-slow`, whose programs are optimized, even though 400 were forgotten.
+# and Linux lets a process have 65,530 maps: XLA crashed after some 1,200 tests. With
+# 400 it aborted under `make test-slow`, whose programs are larger; the cause is likely
+# the same.
 FORGET_AFTER = 150
 COUNT = itertools.count(1)
 
