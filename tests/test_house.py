@@ -82,6 +82,8 @@ FLOORS = {
     "jaxrnn.linearization": 6,
     "jaxrnn.flow": 7,
     "jaxrnn.layers": 7,  # their public names
+    "jaxrnn.interop": 0,
+    "jaxrnn.interop.layouts": 0,
     "jaxrnn": 8,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
