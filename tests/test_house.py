@@ -156,7 +156,8 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.peers.libraries": 3,
     "benchmarks.peers": 4,  # the list of them
     "benchmarks.peers.trainers": 4,
-    "benchmarks.end_to_end": 5,  # the commands
+    "benchmarks.batched": 5,  # the commands
+    "benchmarks.end_to_end": 5,
     "benchmarks.profile.operations": 5,
     "benchmarks.profile.products": 5,
     "benchmarks.report": 5,
