@@ -48,7 +48,7 @@ from jax import Array, lax
 from jaxrnn import parallel
 from jaxrnn.cells import contract
 from jaxrnn.cells.base import Adjoint, Cell, Drives, Lin, Params, Residuals, State
-from jaxrnn.ops import chunks, products
+from jaxrnn.ops import chunks, loops, products
 from jaxrnn.ops.ids import are_ids, leading_shape
 from jaxrnn.ops.selection import keep, scale, select
 from jaxrnn.plan import Plan
@@ -137,7 +137,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
 
     # Where `res` is returned, it is written over the drives.
     ahead = engine.plan.read_ahead and not keep_res
-    scan = chunks.scan_ahead if ahead else chunks.scan_in_place
+    scan = loops.scan_ahead if ahead else loops.scan_in_place
     after, (states, res) = scan(over_step, before, us, chunk.steps)
     return after, states, res
 

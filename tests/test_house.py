@@ -40,6 +40,7 @@ FLOORS = {
     "jaxrnn.cells.weights": 2,
     "jaxrnn.checks": 2,
     "jaxrnn.ops.folding": 3,
+    "jaxrnn.ops.loops": 3,
     "jaxrnn.cells.exposed": 3,
     "jaxrnn.cells.elman": 3,  # the cells, which do not import one another
     "jaxrnn.cells.gru": 3,

@@ -173,6 +173,27 @@ def test_residuals_are_written_over_the_drives(name):
     assert [v.aval.shape for v in left] == [(SIZE, BATCH, HIDDEN)] * arrays
 
 
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_no_loop_over_steps_copies_an_array_of_all_steps(name):
+    """XLA copies one at every step where it is read after it was written."""
+    cell = (CELLS | FIELD)[name]
+    hidden = HIDDEN + 1 if "lru" in name else HIDDEN  # even
+    params, state, xs = arguments(cell, INPUTS, hidden, BATCH, SIZE)
+
+    def loss(params, state, xs):
+        hs = jaxrnn.unroll(cell, params, state, xs, store="residuals")[1]
+        return jnp.sum(hs**2)
+
+    program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(params, state, xs).compile()
+    computation, copied = "", []
+    for line in program.as_text().splitlines():
+        if line.startswith(("%", "ENTRY")):
+            computation = line
+        elif found := re.match(rf"\s+%copy[.\d]* = f32\[{SIZE},{BATCH},", line):
+            copied += [found[0]] * computation.startswith(("%region", "%wide"))
+    assert not copied
+
+
 @each_store
 @each_cell
 def test_the_reverse_loop_over_steps_carries_no_weight(name, store):

@@ -579,7 +579,7 @@ def _cut(layout: _Layout, reverse: Program, tree: Any) -> Derived:
 def _grouped(res: Sequence[Var], us: Sequence[Var]) -> tuple[tuple[Var, ...], ...]:
     """Groups variables such that a group has the size and dtype of a drive if it can.
 
-    The engine then writes it over that drive (`ops.chunks.scan_in_place`).
+    The engine then writes it over that drive (`ops.loops.scan_in_place`).
     """
     groups, rest = [], list(res)
     for u in us:
