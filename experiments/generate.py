@@ -6,6 +6,7 @@ python -m experiments.generate RUN_DIR
 
 import codecs
 import itertools
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,13 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", help=help)
     help = "characters to draw (default: 500)"
     parser.add_argument("--length", type=int, default=500, help=help)
-    help = "above 0; the lower, the likelier the characters (default: 0.8)"
+    help = "the lower, the likelier the characters; at 0, the likeliest (default: 0.8)"
     parser.add_argument("--temperature", type=float, default=0.8, help=help)
+    help = "draw from the K likeliest characters alone"
+    parser.add_argument("--top-k", type=int, metavar="K", help=help)
+    help = "draw from the fewest characters whose probabilities add up to P"
+    parser.add_argument("--top-p", type=float, metavar="P", help=help)
     help = "another seed gives another text (default: 0)"
     parser.add_argument("--seed", type=int, default=0, help=help)
     arguments = parser.parse_args(argv)
-    if not arguments.temperature > 0 or arguments.length < 0:
-        parser.error("--temperature must be above 0, and --length at least 0.")
+    if not 0 <= arguments.temperature < math.inf or arguments.length < 0:
+        parser.error("--temperature and --length must be at least 0, and finite.")
+    if arguments.top_k is not None and arguments.top_k < 1:
+        parser.error("--top-k must be at least 1.")
+    if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
+        parser.error("--top-p must be above 0 and at most 1.")
     if not 0 <= arguments.seed < 2**32:
         parser.error("--seed must be in 0 … 2³² - 1.")
 
@@ -41,9 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompt = generation.choose_prompt(vocabulary)
         if arguments.prompt is not None:
             prompt = os.fsencode(arguments.prompt)
-        how = arguments.length, arguments.temperature, arguments.seed
-        model = run.network.body, run.params(), vocabulary
-        pieces = generation.generate(*model, prompt, *how)
+        pieces = generation.generate(
+            run.network.body,
+            run.params(),
+            vocabulary,
+            prompt,
+            arguments.length,
+            arguments.seed,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+        )
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # Errors come with the first piece, before the prompt is printed.
         first = next(pieces, b"")

@@ -296,15 +296,19 @@ def takes_ids(cell: Cell) -> None:
         )
 
 
-def same_state(got: Given, expected: Given, made: str, name: str = "state") -> None:
+def same_state(
+    got: Given,
+    expected: Given,
+    made: str,
+    name: str = "state",
+    cure: str = "`cell.initial_state(params, batch_shape)` is the one to begin with.",
+) -> None:
     """Raises unless `got` has the structure, shapes and dtypes of `expected`.
 
-    `made` completes the sentence "as ...": it says where `expected` comes from.
+    `made` completes the sentence "as ...": it says where `expected` comes from. `cure`
+    is for what is no such state at all.
     """
     if jax.tree.structure(got) != jax.tree.structure(expected):
-        cure = "`cell.initial_state(params, batch_shape)` is the one to begin with."
-        if "loss_fn" in made:
-            cure = f"`loss_fn` must return the state after its batch. {cure}"
         fields = getattr(expected, "_fields", "")
         kind = describe(expected) + (str(fields) if fields else "")
         raise TypeError(
@@ -324,6 +328,15 @@ def same_state(got: Given, expected: Given, made: str, name: str = "state") -> N
                 f"`{leaf_name}` must have dtype {leaf.dtype}, as {made}, but got "
                 f"{jnp.result_type(have)}. Cast it: .astype({str(leaf.dtype)!r})."
             )
+
+
+def state_of_loss(got: Given, returned: Given) -> None:
+    """Raises unless `got`, the state given to `loss_fn`, is like the one it returns."""
+    cure = (
+        "`loss_fn` must return the state after its batch. `initial_state(params, "
+        "batch_shape)` of the cell or the layer is the one to begin with."
+    )
+    same_state(got, returned, "`loss_fn` returns it", cure=cure)
 
 
 def steps(name: str, got: Array, shape: Shape, axes: str = "(T, *B)") -> Array:

@@ -105,7 +105,8 @@ def sample(
 
     The logits are divided by the temperature first; then the k likeliest ids are kept,
     and of those the nucleus. One key serves the whole batch. For a key per sequence,
-    call `jax.vmap`.
+    call `jax.vmap`. Under `jax.shard_map` one key draws the same numbers in each part
+    of the batch: give each part `jax.random.fold_in(key, jax.lax.axis_index(axis))`.
 
     Args:
       layer: as in `greedy`, and so are `params`, `state`, `logits`, `size` and `end`.
@@ -233,7 +234,8 @@ def scheduled_inputs(
       ids: what teacher forcing would read, `[T, *B]`.
       share: the probability of the network's own ids, between 0 and 1. Not static: a
         schedule compiles once.
-      key: a random key.
+      key: a random key. Under `jax.shard_map`, fold the axis index into it, as for
+        `sample`.
       mask: as in `unroll`. A sequence's first step that is not masked is never
         replaced.
       noise_key: the key that `unroll` will get, if dropout is on.
@@ -487,9 +489,13 @@ def _admit(
     ids = jax.ShapeDtypeStruct(tuple(batch), jnp.int32)
     made = f"`logits` {logits.shape} require (those after a prompt are its last ones)"
     fresh = jax.eval_shape(lambda p: layer.initial_state(p, tuple(batch)), params)
-    checks.same_state(state, fresh, made)
+    cure = (
+        "Both come from a prompt: state, logits = layer.unroll(params, None, prompt)."
+    )
+    checks.same_state(state, fresh, made, cure=cure)
     _, expected = jax.eval_shape(layer.step, params, state, ids)
-    checks.same_state(logits, expected, "`layer.step` returns them", "logits")
+    cure = "The last layer must return them: layers.dense(vocabulary)."
+    checks.same_state(logits, expected, "`layer.step` returns", "logits", cure)
     return _Given(params, state, logits)
 
 

@@ -123,7 +123,7 @@ def make_step(
         def value_and_grad_of(params: Any) -> tuple[tuple[Array, Any], Any]:
             result = _called(value_and_grad, params, state, batch)
             (loss, new_state), grads = checks.value_and_grad(result, params)
-            checks.same_state(state, new_state, "`loss_fn` returns it")
+            checks.state_of_loss(state, new_state)
             return (loss, new_state), grads
 
         return _updated(optimizer, learner, state, value_and_grad_of)

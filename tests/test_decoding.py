@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import decoding, layers
@@ -287,6 +289,37 @@ def test_scheduled_inputs_are_given_or_predicted(prompted, noise_key):
         assert abs(replaced[differ].mean() - share) <= error
 
 
+def test_parts_of_a_batch_under_shard_map(prompted):
+    """Searches are those of the whole batch; draws are alike in each part, unless the
+    axis index is folded into the key."""
+    params, state, logits = prompted
+    given = jax.tree.map(lambda a: a[:2], (state, logits))
+    flat = jax.tree.map(jnp.zeros_like, (params, *given))
+
+    def searches(state, logits):
+        greedy = decoding.greedy(NET, params, state, logits, SIZE, end=END)
+        beam = decoding.beam_search(NET, params, state, logits, SIZE, 3, end=END)
+        return (greedy.ids, beam.ids), (greedy.scores, beam.scores)
+
+    def draws(flat):
+        key = jax.random.key(0)
+        own = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return [decoding.sample(NET, *flat, 30, k).ids for k in (key, own)]
+
+    batch, ids = P("data"), P(None, "data")
+    mapped = jax.jit(
+        jax.shard_map(
+            lambda given, flat: (searches(*given), draws(flat)),
+            mesh=jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)),
+            in_specs=(batch, (P(), batch, batch)),
+            out_specs=((ids, batch), ids),
+        )
+    )
+    found, (alike, own) = mapped(given, flat)
+    chex.assert_trees_all_close(found, searches(*given), rtol=1e-5)
+    assert (alike[:, 0] == alike[:, 1]).all() and (own[:, 0] != own[:, 1]).any()
+
+
 @pytest.mark.usefixtures("as_users_see_it")
 def test_errors(prompted):
     params, state, logits = prompted
@@ -304,7 +337,7 @@ def test_errors(prompted):
     fails("`logits` must be floating", logits=jnp.zeros(4, int))
     fails(r"`logits` \(5, 3, 4\) require", logits=jnp.zeros((5, 3, 4)))
     fails("`logits` must have shape", logits=logits[:, :3])
-    fails("`state` must be", state=None)
+    fails(r"`state` must be .* None\. Both come from a prompt: .*layer\.", state=None)
     fails("`width` must be an integer ≥ 1", decoding.beam_search, 0)
     fails("`temperature` must be ≥ 0", decoding.sample, key, temperature=-1.0)
     fails("`temperature` must be one", decoding.sample, key, temperature=jnp.ones(3))
@@ -315,9 +348,17 @@ def test_errors(prompted):
         decoding.scheduled_inputs(NET, params, None, jnp.ones((2, 3), int), 1.5, key)
     with pytest.raises(TypeError, match="`ids` must be integers"):
         decoding.scheduled_inputs(NET, params, None, jnp.ones((2, 3)), 0.5, key)
-    backward = layers.bidirectional(layers.recurrent(jaxrnn.gru, 3))
-    own = backward.init(key, V)
-    with pytest.raises(TypeError, match="step"):
-        decoding.greedy(
-            backward, own, backward.initial_state(own, (2,)), jnp.zeros((2, 6)), 2
-        )
+    both = layers.bidirectional(layers.recurrent(jaxrnn.gru, 3))
+    both = layers.stack(layers.embedding(V, 3), both, layers.dense(V))
+    own, ids = both.init(key), jnp.zeros((2, 3), int)
+    last, predicted = both.unroll(own, None, ids)
+    words = "a bidirectional layer has no `step`"
+    with pytest.raises(TypeError, match=words):
+        decoding.greedy(both, own, last, predicted[-1], 2)
+    with pytest.raises(TypeError, match=words):
+        decoding.scheduled_inputs(both, own, None, ids, 0.5, key)
+    states = layers.recurrent(jaxrnn.gru, V, return_states=True)
+    own = states.init(key, V)
+    last = states.initial_state(own, (2,))
+    with pytest.raises(TypeError, match=r"last layer must return them: layers\.dense"):
+        decoding.greedy(states, own, last, jnp.zeros((2, V)), 2)

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
-EXECUTED = {"ei_rate_network", "forecaster", "ppo_tmaze", "tagger"}
+EXECUTED = {"ei_rate_network", "forecaster", "ppo_tmaze", "tagger", "translator"}
 
 
 def load(name):
@@ -168,3 +168,37 @@ def test_the_series_and_its_baselines():
     expected[ahead == 2] -= day  # hour 64, after hour 40, which is missing
     expected[ahead == 3] -= day
     np.testing.assert_array_equal(forecaster.same_hour(hours)[62, 0], expected)
+
+
+def test_the_translator(capsys):
+    translator = load("translator")
+    result = translator.main(["--quick"])
+    assert result.without_encoder < 0.01 and 0.4 < result.greedy < result.beam
+    assert f"{result.beam:.1%}" in capsys.readouterr().out
+
+
+def test_numbers_in_words():
+    """Read back, by sums and products; those of the test are not drawn in training."""
+    translator = load("translator")
+    worth = {word: n for n, word in enumerate(translator.SMALL)}
+    worth |= {word: 10 * n for n, word in enumerate(translator.TENS, 2)}
+
+    def number_of(words):
+        total = group = 0
+        for word in words:
+            if word == "thousand":
+                total, group = 1000 * group, 0
+            else:
+                group = 100 * group if word == "hundred" else group + worth[word]
+        return total + group
+
+    for new in (True, False):
+        batch = translator.draw(np.random.default_rng(0), 300, new, 0.0)
+        for b in range(300):
+            words = np.asarray(batch.words)[: batch.word_counts[b], b]
+            number = number_of(translator.WORDS[i] for i in words)
+            *digits, end = np.asarray(batch.digits)[: batch.digit_counts[b], b]
+            assert "".join(map(str, digits)) == str(number) and end == translator.END
+            assert translator.NEW[number] == new
+        assert (batch.digits[batch.digit_counts - 1, np.arange(300)] == end).all()
+    assert len(set(np.asarray(batch.digit_counts))) > 4

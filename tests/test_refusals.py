@@ -411,7 +411,7 @@ WHOLE = {
         lambda: windows(lambda p, s, xs: (xs.sum(), xs[0]), jaxrnn.LSTMState(XS, XS)),
         r"`state` must be a traced array, float32 \(3, 4\), as `loss_fn` returns it, "
         r"but got a LSTMState. `loss_fn` must return the state after its batch. "
-        r"`cell.initial_state",
+        r"`initial_state\(params, batch_shape\)` of the cell or the layer",
     ),
     "windows with no state for one": (
         lambda: windows(loss_fn),

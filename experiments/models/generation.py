@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import data
 from experiments.models import language_model
-from jaxrnn import layers
+from jaxrnn import decoding, layers
 
 # Characters per call of the compiled loop: the screen shows a line at a time.
 PIECE = 64
@@ -29,10 +29,12 @@ def generate(
     vocabulary: bytes,
     prompt: bytes,
     length: int,
-    temperature: float,
     seed: int,
+    **options: Any,
 ) -> Iterator[bytes]:
     """Yields `length` bytes that follow the prompt, piece by piece.
+
+    The options are those of `jaxrnn.decoding.sample`: `temperature`, `top_k`, `top_p`.
 
     Raises:
       ValueError: if the prompt is empty, or has a byte that the model does not know.
@@ -46,11 +48,12 @@ def generate(
             f"{bytes(unknown)!r}. It knows {vocabulary!r}."
         )
     ids = data.encode(vocabulary, np.frombuffer(prompt, np.uint8))
-    model = jax.jit(language_model.folded, static_argnums=0)(body, params)
-    state, logits = jax.jit(language_model.prime, static_argnums=0)(body, model, ids)
-    draw = jax.jit(language_model.sample, static_argnums=(0, 5))
-    key = jax.random.key(seed)
+    net, model = language_model.generator(body, params)
+    state, logits = jax.jit(net.unroll)(model, None, ids)
+    logits, key = logits[-1], jax.random.key(seed)
     for start in range(0, length, PIECE):
         key, now = jax.random.split(key)
-        state, logits, ids = draw(body, model, now, state, logits, PIECE, temperature)
-        yield data.decode(vocabulary, np.asarray(ids)[: length - start]).tobytes()
+        drawn = decoding.sample(net, model, state, logits, PIECE, now, **options)
+        state, logits = drawn.state, drawn.logits
+        ids = np.asarray(drawn.ids)[: length - start]
+        yield data.decode(vocabulary, ids).tobytes()

@@ -5,10 +5,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from experiments.config.schema import Model
 from experiments.models.readout import (
@@ -22,10 +21,6 @@ from experiments.models.readout import (
     width_of,
 )
 from jaxrnn import layers, losses
-
-# Below this temperature the likeliest character is drawn anyway. Smaller divisors would
-# overflow, or round to zero.
-COLDEST = 1e-6
 
 
 class LanguageModelParams(NamedTuple):
@@ -64,6 +59,17 @@ def folded(body: layers.Layer, params: LanguageModelParams) -> ModelParams:
     return ModelParams(body.fold(params.cell, params.embedding), params.readout)
 
 
+def generator(
+    body: layers.Layer, params: LanguageModelParams
+) -> tuple[layers.Layer, ModelParams]:
+    """Returns the layer that maps ids to logits `[..., V]`, and its parameters.
+
+    They are `folded`. The state is a pair: the body's, and the readout's `()`.
+    """
+    net = layers.stack(body, layers.dense(params.readout.b.size))
+    return net, folded(body, params)
+
+
 def make_loss(body: layers.Layer, reduction: Any = losses.masked_mean) -> Any:
     """Returns `(params, state, (ids, labels, mask)) -> (loss in nats, state)`.
 
@@ -84,62 +90,6 @@ def make_loss(body: layers.Layer, reduction: Any = losses.masked_mean) -> Any:
         return reduction(cross_entropy, logits, labels, mask), state
 
     return loss
-
-
-def sample(
-    body: layers.Layer,
-    model: ModelParams,
-    key: PRNGKeyArray,
-    state: Any,
-    logits: Float[Array, " V"],
-    length: int,
-    temperature: Float[Array, ""] | float,
-) -> tuple[Any, Float[Array, " V"], Int[Array, " length"]]:
-    """Draws `length` ids, each from the prediction after the ones before it.
-
-    Args:
-      body: the recurrent layers. Static, and so is `length`.
-      model: the `folded` parameters.
-      key: a random key.
-      state: the body's state after everything before, of one sequence.
-      logits: the prediction of the first id, `[V]`.
-      length: number of ids to draw.
-      temperature: divides the logits. Below 1, likely characters become likelier; at
-        `COLDEST` and below, the likeliest is drawn.
-
-    Returns:
-      The state and the logits to continue from, and the ids `[length]`.
-    """
-    temperature = jnp.maximum(temperature, COLDEST)
-
-    def over_step(carry, key):
-        state, logits = carry
-        id = jax.random.categorical(key, logits / temperature)
-        return read(body, model, state, id), id
-
-    (state, logits), ids = jax.lax.scan(
-        over_step, (state, logits), jax.random.split(key, length)
-    )
-    return state, logits, ids
-
-
-def read(
-    body: layers.Layer, model: ModelParams, state: Any, id: Int[Array, ""]
-) -> tuple[Any, Float[Array, " V"]]:
-    """Reads one id. Returns the state after it, and the prediction of the next one.
-
-    The model's parameters are `folded`, as in `prime`.
-    """
-    state, h = body.step(model.cell, state, id)
-    return state, read_out(model.readout, h)
-
-
-def prime(
-    body: layers.Layer, model: ModelParams, ids: Int[Array, " T"]
-) -> tuple[Any, Float[Array, " V"]]:
-    """Reads ids from the zero state. Returns the state and the next prediction."""
-    state, hs = body.unroll(model.cell, None, ids)
-    return state, read_out(model.readout, hs[-1])
 
 
 def bits(nats: float) -> float:

@@ -199,16 +199,11 @@ def _sample(
     config: LanguageModel, corpus: Corpus, body: Any, params: Any
 ) -> dict[str, str]:
     """Returns text that follows the first character of the held-out text."""
-    import jax
-    import jax.numpy as jnp
+    from experiments.models.generation import generate
 
-    from experiments.models import language_model
-
-    first = jnp.asarray(corpus.held_out[:1])
-    model = language_model.folded(body, params)
-    state, logits = language_model.prime(body, model, first)
-    draw = jax.jit(language_model.sample, static_argnums=(0, 5))
-    key, length = jax.random.key(config.seed), config.sample_length
-    _, _, ids = draw(body, model, key, state, logits, length, config.temperature)
-    text = data.decode(corpus.vocabulary, np.asarray(ids)).tobytes()
-    return {"sample.txt": text.decode(errors="replace")}
+    first = data.decode(corpus.vocabulary, corpus.held_out[:1]).tobytes()
+    model = body, params, corpus.vocabulary
+    pieces = generate(
+        *model, first, config.sample_length, config.seed, temperature=config.temperature
+    )
+    return {"sample.txt": b"".join(pieces).decode(errors="replace")}

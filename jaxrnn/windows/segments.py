@@ -33,7 +33,7 @@ def checked(loss_fn: LossFn) -> LossFn:
     def checked_loss(params: Params, state: PyTree, segment: PyTree) -> tuple[Any, Any]:
         loss, after = checks.loss_and_state(loss_fn(params, state, segment))
         checks.scalar("loss_fn", loss, "the sum over the steps of its window")
-        checks.same_state(state, after, "`loss_fn` returns it")
+        checks.state_of_loss(state, after)
         return loss, after
 
     return checked_loss

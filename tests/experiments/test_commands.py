@@ -133,8 +133,10 @@ def test_what_is_no_run(tmp_path, capsys, command):
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
-        (generate, ["x", "--temperature", "0"], "--temperature must be above 0"),
-        (generate, ["x", "--temperature", "nan"], "--temperature must be above 0"),
+        (generate, ["x", "--temperature", "-1"], "--temperature and --length must be"),
+        (generate, ["x", "--temperature", "nan"], "--temperature and --length must be"),
+        (generate, ["x", "--top-k", "0"], "--top-k must be at least 1"),
+        (generate, ["x", "--top-p", "1.5"], "--top-p must be above 0 and at most 1"),
         (generate, ["x", "--length", "ten"], "invalid int value"),
         (generate, ["x", "--seed", "-1"], "--seed must be in"),
         (truncation_bias, ["x", "--length", "3"], "--length at least 4"),

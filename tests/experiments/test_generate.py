@@ -29,8 +29,16 @@ def test_the_newest_finished_run_is_taken_and_a_prompt_that_it_knows(
     arguments = ["--runs", str(language_run.parent), "--length", "5", *COLD]
     assert generate.main(arguments) == 0
     assert capsys.readouterr().out == "a" + TEXT[1:6] + "\n"
-    assert generate.main([*arguments, "--temperature", "1e-40"]) == 0
-    assert capsys.readouterr().out == "a" + TEXT[1:6] + "\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--top-k", "1"), ("--top-p", "1e-6"), ("--temperature", "0")], ids=str
+)
+def test_options_reach_the_sampler(language_run, capsys, options):
+    """However hot, what leaves one character to draw gives the likeliest."""
+    arguments = [str(language_run), "--length", "20", "--temperature", "1e4"]
+    assert generate.main([*arguments, *options]) == 0
+    assert capsys.readouterr().out == "a" + TEXT[1:21] + "\n"
 
 
 @pytest.mark.parametrize("devices", ["1", pytest.param("3", marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""The language model: sampling, generation, and which products are in bfloat16."""
+"""The language model: its text, its gradient, and which products are in bfloat16."""
 
 import chex
 import jax
@@ -50,36 +50,35 @@ def test_folding_the_embedding_changes_nothing(tiny_language_model):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_sampling_draws_from_the_model(tiny_language_model):
-    """Reading id by id is `prime`, and the first draw's frequencies are the
-    softmax's."""
+def test_text_is_drawn_from_the_model(tiny_language_model):
+    """At temperature 0, over several pieces, by a plain loop of the cell behind the
+    embedding; warm, by the seed alone."""
     body, params = tiny_language_model
-    ids, model = jnp.array([1, 4, 2]), language_model.folded(body, params)
-    read = jax.jit(lambda state, id: language_model.read(body, model, state, id))
-    state = body.initial_state(params.cell, ())
-    for id in ids:
-        state, logits = read(state, id)
-    primed = jax.jit(lambda ids: language_model.prime(body, model, ids))(ids)
-    np.testing.assert_allclose(primed[1], logits, rtol=1e-5)
+    vocabulary, prompt, length = b"abcde", b"bec", generation.PIECE + 6
 
-    @jax.jit
-    def draw(keys, temperature):
-        def one(key):
-            drawn = language_model.sample(
-                body, model, key, state, logits, 1, temperature
-            )
-            return drawn[2][0]
+    def text(seed, length=length, **options):
+        arguments = vocabulary, prompt, length, seed
+        return b"".join(generation.generate(body, params, *arguments, **options))
 
-        return jax.vmap(one)(keys)
+    step = jax.jit(lambda state, x: jaxrnn.step(jaxrnn.gru, params.cell, state, x))
+    state, expected = body.initial_state(params.cell, ()), b""
+    for byte in prompt:
+        state, h = step(state, params.embedding[vocabulary.index(byte)])
+    while len(expected) < length:
+        likeliest = int(jnp.argmax(h @ params.readout.w + params.readout.b))
+        expected += vocabulary[likeliest : likeliest + 1]
+        state, h = step(state, params.embedding[likeliest])
+    assert text(0, temperature=0.0) == text(1, temperature=0.0) == expected
+    assert text(0, top_k=1) == expected and text(0, top_p=1e-6) == expected
 
-    keys = jax.random.split(jax.random.key(1), 4000)
-    expected = np.exp(np.asarray(logits, np.float64) / 0.7)
-    got = np.bincount(draw(keys, 0.7), minlength=5) / 4000
-    # Three standard deviations of a frequency of 4,000 draws are below 0.024.
-    np.testing.assert_allclose(got, expected / expected.sum(), atol=0.024)
-    # However cold, even where float32 has no such number, the likeliest is drawn.
-    for cold in (1e-7, 1e-40, 1e-300):
-        assert set(np.asarray(draw(keys, cold))) == {int(np.argmax(logits))}
+    warm = text(0, temperature=1.5)
+    assert warm == text(0, temperature=1.5) != text(1, temperature=1.5)
+    assert text(0, length=9, temperature=1.5) == warm[:9]
+    # Each piece has a key of its own, and the model hardly prefers any character.
+    assert (
+        set(warm) == set(vocabulary)
+        and warm[: length - generation.PIECE] != warm[generation.PIECE :]
+    )
 
 
 def test_the_prompt_is_one_that_the_model_knows():

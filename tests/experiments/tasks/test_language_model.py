@@ -21,9 +21,9 @@ def test_validation_is_the_mean_over_every_held_out_character(tiny_language_mode
     rows = 2
     windows = stream(ids, rows, task.HELD_OUT_WINDOW)
     assert not windows.mask.all()
-    model = language_model.folded(body, params)
-    read = jax.jit(jax.vmap(lambda s, id: language_model.read(body, model, s, id)))
-    state, bits = body.initial_state(params.cell, (rows,)), []
+    net, model = language_model.generator(body, params)
+    read = jax.jit(lambda state, ids: net.step(model, state, ids))
+    state, bits = net.initial_state(model, (rows,)), []
     flat = [a.reshape(-1, rows) for a in windows]
     for now, label, within in zip(*flat, strict=True):
         state, logits = read(state, now)
