@@ -2,6 +2,7 @@
 library."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -20,16 +21,17 @@ def pytest_configure(config):
 
 HOOK = pytest.StashKey[object]()
 
-# Tests after which a process forgets its compiled programs. Each program maps memory,
-# and Linux lets a process have 65,530 maps: XLA crashed after some 1,200 tests. With
-# 400 it aborted under `make test-slow`, whose programs are larger; the cause is likely
-# the same.
-FORGET_AFTER = 150
+# Programs that XLA:CPU compiles map memory: a test of gradients, 400 to 700 times under
+# `make test-slow`. Linux lets a process have 65,530 maps, and XLA aborts beyond them.
+# So a process that has half of them forgets its programs. It looks after 20 tests.
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 32_000
 COUNT = itertools.count(1)
 
 
 def pytest_runtest_teardown():
-    if next(COUNT) % FORGET_AFTER == 0:
+    if next(COUNT) % 20 or not MAPS.exists():
+        return
+    if MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 
 

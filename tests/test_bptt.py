@@ -21,7 +21,6 @@ from tests.cases import (
     ALL_CELLS,
     CELLS,
     FIELD,
-    HIDDEN,
     LSTM_FIRST,
     LSTM_LOWEST,
     each_once,
@@ -229,7 +228,8 @@ def test_truncation_is_gamma_of_zeros(cell):
     gamma = jnp.asarray(np.arange(SIZE) % 3 != 0, float).at[0].set(1)
     got = value_and_grads(jaxrnn.unroll, cell, case, gamma=gamma, chunk=4)
     expected = value_and_grads(jaxrnn.unroll, cell, case, truncate=3, chunk=4)
-    chex.assert_trees_all_equal(got, expected)
+    # Up to the rounding of complex products, which two programs order differently.
+    assert_close(got, expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.usefixtures("x64")
@@ -301,7 +301,7 @@ def test_second_order(cell, store):
 def test_second_order_in_the_field(name, store):
     """The gradient of a product of the gradient, reverse over reverse, by autodiff."""
     cell = FIELD[name]
-    case = problem(cell, 5, (2,), inputs=2, hidden=4 if cell in HIDDEN else 3)
+    case = problem(cell, 5, (2,), inputs=2, hidden=3)
     options = {
         "mask": steps(0.8, 5, (2,), seed=5),
         "reset": steps(0.2, 5, (2,), seed=6),
@@ -521,8 +521,9 @@ def test_bfloat16(cell):
         got = value_and_grads(jaxrnn.unroll, cell, case, store=store, chunk=3)
         chex.assert_trees_all_equal_dtypes(got[1], (case.params, case.state, case.xs))
         # 8 bits of mantissa: 2^-8 per operation, a few dozen of them on the way.
-        got = jax.tree.map(lambda g: g.astype(jnp.float32), got)
-        chex.assert_trees_all_close(got, expected, rtol=0.1, atol=0.1)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            a, b = np.asarray(a, np.float32), np.asarray(b)
+            assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(b) + 0.1
 
 
 @pytest.mark.lowest

@@ -26,7 +26,6 @@ FLOORS = {
     "jaxrnn.methods": 0,
     "jaxrnn.ops.chunks": 0,
     "jaxrnn.ops.ids": 0,
-    "jaxrnn.ops.normalization": 0,
     "jaxrnn.ops.placement": 0,
     "jaxrnn.ops.selection": 0,
     "jaxrnn.windows": 0,
@@ -34,6 +33,7 @@ FLOORS = {
     "jaxrnn.ops.noise": 1,
     "jaxrnn.ops.products": 1,
     "jaxrnn.ops": 2,  # what authors of cells multiply with
+    "jaxrnn.ops.normalization": 2,
     "jaxrnn.ops.norms": 2,
     "jaxrnn.ops.programs": 2,
     "jaxrnn.cells.activations": 1,

@@ -12,12 +12,13 @@ import pytest
 
 import jaxrnn
 from jaxrnn import layers
-from tests.cases import CELLS
+from tests import cases
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 LENGTHS = np.array([5, 3, 1])
+CELLS = cases.CELLS | {"projected": jaxrnn.make_lstm(projection=2)}
 # Each cell, each depth, and both ways at two layers; the rest is behind `slow`.
-FAST = {f"{cell}_{depth}" for cell, depth in zip(CELLS, "132", strict=True)}
+FAST = {f"{cell}_{depth}" for cell, depth in zip(CELLS, "1321", strict=True)}
 FAST |= {f"{cell}_2_bidirectional" for cell in CELLS}
 
 
@@ -40,8 +41,7 @@ def params_of(name, cell, file):
         w_ih, w_hh = (file[f"weight_{kind}_{suffix}"].T for kind in ("ih", "hh"))
         b_ih, b_hh = (file[f"bias_{kind}_{suffix}"] for kind in ("ih", "hh"))
         if cell != "gru":
-            kind = {"lstm": jaxrnn.LSTMParams, "elman": jaxrnn.ElmanParams}[cell]
-            return kind(w_ih, w_hh, b_ih + b_hh)
+            return packed(cell, file, f"weight_hr_{suffix}", w_ih, w_hh, b_ih + b_hh)
         inside = np.arange(b_hh.size) < 2 * w_hh.shape[0]
         b_hn = b_hh[2 * w_hh.shape[0] :]
         return jaxrnn.GRUParams(w_ih, w_hh, b_ih + inside * b_hh, b_hn)
@@ -59,17 +59,24 @@ def grads_of(name, cell, file):
         )
         if cell == "gru":
             return jaxrnn.GRUParams(w_ih, w_hh, b_ih, b_hh[2 * w_hh.shape[0] :])
-        kind = {"lstm": jaxrnn.LSTMParams, "elman": jaxrnn.ElmanParams}[cell]
-        return kind(w_ih, w_hh, b_ih)
+        return packed(cell, file, f"d_weight_hr_{suffix}", w_ih, w_hh, b_ih)
 
     return tuple(both_ways(name, [one(s) for s in ss]) for ss in suffixes(name))
+
+
+def packed(cell, file, projection, w_ih, w_hh, b):
+    """The parameters of a cell with one bias, and with a projection if it has one."""
+    if cell == "projected":
+        return jaxrnn.LSTMVariantParams(w_ih, w_hh, b, None, file[projection].T)
+    kind = {"lstm": jaxrnn.LSTMParams, "elman": jaxrnn.ElmanParams}[cell]
+    return kind(w_ih, w_hh, b)
 
 
 def states_of(name, cell, file, h, c):
     """PyTorch's arrays `[layers · directions, B, H]`, cut into states."""
 
     def one(n):
-        if cell == "lstm":
+        if cell in ("lstm", "projected"):
             return jaxrnn.LSTMState(file[h][n], file[c][n])
         return {"gru": jaxrnn.GRUState, "elman": jaxrnn.ElmanState}[cell](file[h][n])
 
@@ -80,7 +87,7 @@ def states_of(name, cell, file, h, c):
 
 
 def test_every_file_is_there():
-    assert len(FILES) == 3 * 3 * 2
+    assert len(FILES) == len(CELLS) * 3 * 2
 
 
 @pytest.mark.usefixtures("x64")
@@ -95,7 +102,8 @@ def test_equals_pytorch(path):
     """Outputs, last states, and the gradient of all weights, inputs and states."""
     name, file = path.stem, np.load(path)
     cell = name.split("_")[0]
-    layer = layers.recurrent(CELLS[cell], file["weight_hh_l0"].shape[1])
+    memory = "c0" if "c0" in file else "h0"  # as wide as the layer, unlike a projection
+    layer = layers.recurrent(CELLS[cell], file[memory].shape[-1])
     if "bidirectional" in name:
         layer = layers.bidirectional(layer)
     net = layers.stack(*[layer] * len(suffixes(name)))

@@ -9,7 +9,15 @@ import pytest
 from jax import export, lax
 
 import jaxrnn
-from tests.cases import LSTM_LOWEST, factors, loss, problem, steps, value_and_grads
+from tests.cases import (
+    CELLS,
+    LSTM_LOWEST,
+    factors,
+    loss,
+    problem,
+    steps,
+    value_and_grads,
+)
 
 SIZE = 5
 each_cell = LSTM_LOWEST
@@ -168,13 +176,15 @@ def test_mixed_precision(cell, store):
         jaxrnn.unroll, cell, case, compute_dtype=jnp.bfloat16, **options
     )
     chex.assert_trees_all_equal_dtypes(got, case[:3])
+    # A rounding switches a unit of relu, and normalization multiplies it.
+    share = 0.03 if cell in CELLS.values() else 0.1
     assert value.dtype == got_value.dtype == jnp.float32
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         a, b = np.ravel(a), np.ravel(b)
         # bfloat16 rounds to 2⁻⁹ = 0.2 % of each factor; the errors of a sum add up as a
         # random walk, and 30 steps carry them on.
-        assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(b)
-        assert a @ b > 0.999 * np.linalg.norm(a) * np.linalg.norm(b)
+        assert np.linalg.norm(a - b) < share * np.linalg.norm(b)
+        assert a @ b > (1 - share**2) * np.linalg.norm(a) * np.linalg.norm(b)
     assert any(
         (a != b).any() for a, b in zip(*map(jax.tree.leaves, (got, exact)), strict=True)
     )
@@ -195,7 +205,7 @@ def test_mixed_precision_is_of_the_products_alone(cell):
     products = [line for line in text.splitlines() if " = dot_general[" in line]
     assert products and text.count("preferred_element_type=float32") == len(products)
     assert all(":f32[" in line for line in products)
-    assert "tanh" in text
+    assert " = mul " in text
     for line in text.splitlines():
         if " = tanh " in line or " = mul " in line:
             assert ":bf16[" not in line

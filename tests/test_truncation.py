@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxrnn
-from tests.cases import LSTM_FIRST, problem
+from tests.cases import FIELD, each_cell, problem
 
 KINDS = {"constant": None, "growing": 6.0}
 each_kind = pytest.mark.parametrize("exponent", KINDS.values(), ids=KINDS)
@@ -186,7 +186,7 @@ def test_lags_are_counted_as_in_flow():
 
 
 @pytest.mark.usefixtures("x64")
-@LSTM_FIRST
+@each_cell(others=pytest.mark.slow, without=FIELD)
 def test_the_bias_is_bounded(cell):
     """Against the true bias of the last step's loss, sent back over K steps and over
     all."""

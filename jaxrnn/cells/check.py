@@ -9,7 +9,8 @@ worse. Here each of them is compared with what JAX derives from `step` and `driv
 
 Both read the coefficients of `linearize`. If another value of a single coefficient
 would put all of (1) and (2) right, that coefficient is wrong. Otherwise it is the
-function whose result is wrong.
+function whose result is wrong. Where the cell takes ids, its drives and the sums of (2)
+are compared with those of one-hot vectors.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from jaxtyping import PyTree
 from jaxrnn import arguments, checks
 from jaxrnn.cells import contract
 from jaxrnn.cells.base import Adjoint, Cell, Lin, Params, State
+from jaxrnn.ops.ids import one_hot
 from jaxrnn.ops.products import transposed
 from jaxrnn.plan import Store
 from jaxrnn.unrolling import unroll, unroll_autodiff
@@ -70,7 +72,8 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int) -> None:
     `step` and `drive` define what the cell computes. `linearize`, `state_vjp` and
     `param_vjp` must be its derivatives, in float64, at the given sizes and at larger
     ones, on one step as on a stretch of time, and in `jaxrnn.unroll` with every
-    `store`, with a mask and with resets.
+    `store`, with a mask and with resets. If `drive` takes ids, they must stand for
+    one-hot vectors.
 
         jaxrnn.check_cell(my_cell, 3, 5)    # returns None, or raises
 
@@ -95,13 +98,15 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int) -> None:
         arguments.integer("hidden_size", hidden_size, 1),
     )
     with jax.enable_x64(True):
-        for inputs, hidden in (sizes, (sizes[0] + 1, sizes[1] + 3)):
+        # Twice H, which is even, or has as many heads, where H does.
+        for inputs, hidden in (sizes, (sizes[0] + 1, 2 * sizes[1])):
             where = f"at I = {inputs}, H = {hidden}"
             params = _params(cell, inputs, hidden)
             xs = _normal(0, (STEPS, BATCH, inputs))
             state = cell.initial_state(params, (BATCH,))
             checks.sequence(cell, params, state, jnp.asarray(xs), None, None)
             _check_derivatives(cell, params, xs, where)
+            _check_ids(cell, params, inputs, where)
         _check_stores(cell, params, xs, where)
 
 
@@ -112,7 +117,7 @@ def _params(cell: Cell, inputs: int, hidden: int) -> Params:
     contract.parameters(params)
     for name, p in zip(params._fields, params, strict=True):
         dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(p)}
-        if dtypes != {"float64"}:
+        if dtypes - {"float64"}:
             raise TypeError(
                 "the cell's `init` must return parameters of the dtype that it is "
                 f"given, but for float64 `{name}` is {', '.join(sorted(dtypes))}. Pass "
@@ -162,6 +167,61 @@ def _check_derivatives(cell: Cell, params: Params, xs: Any, where: str) -> None:
     got, expected = both(run)
     if faults := _Diagnosis(cell, run, got, expected).faults():
         raise ValueError(f"{' '.join(faults)} This is {where}.")
+
+
+def _check_ids(cell: Cell, params: Params, inputs: int, where: str) -> None:
+    """Raises unless ids are one-hot vectors to the cell, where `drive` takes them."""
+    if not _takes_ids(cell, params):
+        return
+    # Some of every row of w_ih, and some beyond either end.
+    ids = jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % (inputs + 2) - 1
+    contract.kept(cell, params, cell.initial_state(params, (BATCH,)), ids)
+    drawn = iter(range(300, 400))
+    befores, adjoints = (
+        jax.tree.map(
+            lambda s: s + 0.3 * _normal(next(drawn), s.shape),
+            cell.initial_state(params, (STEPS, BATCH)),
+        )
+        for _ in range(2)
+    )
+
+    @jax.jit
+    def drives_and_gradients(xs: Any) -> tuple[Any, Params]:
+        run = Run(params, xs, befores, adjoints)
+        return cell.drive(params, xs), _by_hand(cell, run).dparams
+
+    us, dparams = drives_and_gradients(ids)
+    vectors_us, vectors = drives_and_gradients(one_hot(ids, inputs, jnp.float64))
+    cure = f"{where}. {contract.CURE_OF_IDS}"
+    known = np.asarray((ids >= 0) & (ids < inputs))
+    for u, expected in zip(
+        jax.tree.leaves(us), jax.tree.leaves(vectors_us), strict=True
+    ):
+        if _differs(u[known], expected[known]):
+            raise ValueError(
+                f"`drive` is wrong for ids: they must stand for one-hot vectors, {cure}"
+            )
+        if _differs(u, expected):
+            raise ValueError(
+                "`drive` is wrong for ids outside 0 … I - 1: they must stand for "
+                f"zeros, {cure}"
+            )
+    for (path, got), expected in zip(
+        jax.tree.leaves_with_path(dparams), jax.tree.leaves(vectors), strict=True
+    ):
+        if _differs(got, expected):
+            raise ValueError(
+                f"`param_vjp` is wrong for `{keystr(path).lstrip('.')}` with ids: the "
+                f"gradient must be that of one-hot vectors, {cure}"
+            )
+
+
+def _takes_ids(cell: Cell, params: Params) -> bool:
+    try:
+        checks.takes_ids(cell)
+    except TypeError:  # `unroll` refuses ids with the same words
+        return False
+    return hasattr(params, "w_ih")
 
 
 def _forward(cell: Cell, params: Params, befores: State, xs: Any) -> State:

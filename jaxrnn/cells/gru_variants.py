@@ -8,11 +8,11 @@ With u[t] = x[t] W_ih, gates in the order r z n, the activation f of the candida
     after:   n = f(u_n + b_n + r ⊙ (h[t-1] W_n + b_hn))                            (3)
     h[t] = (1 - z) ⊙ n + z ⊙ h[t-1]                                                (4)
 
-(2) is the equation of Cho et al. (2014), EMNLP, pp. 1724-1734, eq. 5 to 8, where z
-and 1 - z have the places of (4); Keras with `reset_after=False` and Haiku compute it.
-(3) is `jaxrnn.gru` with other activations. Before the product, r decides which units
-the candidate sees, at the price of a second product, which waits for the first one.
-Its adjoint has two products too. Let W_rz be the columns of r and z:
+(2) is the equation of Cho et al. (2014), EMNLP, pp. 1724-1734, where z and 1 - z stand
+as in (4). Keras with `reset_after=False` computes it too, and so does Haiku,
+with 1 - z for z. (3) is `jaxrnn.gru` with other activations. Before the product, r
+decides which units the candidate sees, at the price of a second product, which waits
+for the first one. Its adjoint has two products too. Let W_rz be the columns of r and z:
 
     δ_n = λ ⊙ (1 - z) ⊙ ḟ,           ρ = δ_n W_nᵀ          all that reaches r ⊙ h  (5)
     δ_r = ρ ⊙ h[t-1] ⊙ σ̇_r,          δ_z = λ ⊙ (h[t-1] - n) ⊙ σ̇_z                 (6)

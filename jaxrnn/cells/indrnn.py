@@ -1,4 +1,4 @@
-"""The independently recurrent network (Li et al., 2018, CVPR, pp. 5457-5466, eq. 2).
+"""The independently recurrent network (Li et al., 2018, CVPR, pp. 5457-5466).
 
 Each unit sees only itself at the step before: w_hh is a vector. With u[t] = x[t] W_ih:
 
@@ -103,7 +103,7 @@ def _init(
 ) -> IndRNNParams:
     arguments.for_init(key, dtype, input_size=input_size, hidden_size=hidden_size)
     key_ih, key_hh = jax.random.split(key)
-    # Evenly between 0 and 1: time constants of all lengths (section 4.1 of the paper).
+    # Evenly between 0 and 1: time constants of all lengths, as in the paper.
     w_hh = jax.random.uniform(key_hh, (hidden_size,), accumulation_dtype(dtype))
     return IndRNNParams(
         w_ih=input_weights(key_ih, input_size, hidden_size, IndRNNParams.gates, dtype),

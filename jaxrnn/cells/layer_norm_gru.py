@@ -1,4 +1,4 @@
-"""The layer-normalized GRU (Ba, Kiros & Hinton, 2016, arXiv:1607.06450, eq. 23 to 28).
+"""The layer-normalized GRU (Ba, Kiros & Hinton, 2016, arXiv:1607.06450).
 
 N normalizes two vectors by themselves, the columns of r and z together and those of n
 (`ops/normalization.py`). With the drive u[t] = a_ih ⊙ N(x[t] W_ih), gates in the order

@@ -1,8 +1,8 @@
 """The linear recurrent unit (Orvieto et al., 2023, ICML, arXiv:2303.06349).
 
 The state is N = H/2 complex numbers s, each multiplied by its own eigenvalue at every
-step, section 3 and appendix A. With u[t] = γ ⊙ (x[t] W_ih), where columns j and N + j
-of W_ih are the real and the imaginary part of B:
+step. With u[t] = γ ⊙ (x[t] W_ih), where columns j and N + j of W_ih are the real and
+the imaginary part of B:
 
     μ = exp(-e^ν + i e^θ),   γ = e^g                                               (1)
     s[t] = μ ⊙ s[t-1] + u[t],   h[t] = (Re s[t], Im s[t])                          (2)
@@ -78,7 +78,7 @@ def make_lru(
       parallel: whether the K steps of a chunk (`chunk` of `jaxrnn.unroll`) run as an
         associative scan, in about 2 log₂ K rounds, forward and back.
       smallest: the least modulus of an eigenvalue at first, 0 ≤ `smallest`. For long
-        sequences 0.9 (section 3.3 of the paper).
+        sequences 0.9, so that no number fades fast.
       largest: the largest modulus at first, above `smallest` and at most 1.
       phase: the largest phase at first, in radians: 0 < `phase`.
 
@@ -134,7 +134,7 @@ class _Init(NamedTuple):
             )
         wide, size = accumulation_dtype(dtype), hidden_size // 2
         keys = jax.random.split(key, 3)
-        # Eigenvalues drawn evenly from a ring (lemma 3.2); above 0, so log is finite.
+        # Eigenvalues drawn evenly from a ring; above 0, so log is finite.
         above = float(jnp.finfo(wide).tiny)
         area = jax.random.uniform(keys[0], (size,), wide, minval=above)
         least, most = self.smallest**2, self.largest**2
@@ -142,8 +142,8 @@ class _Init(NamedTuple):
         theta = jnp.log(
             self.phase * jax.random.uniform(keys[1], (size,), wide, minval=above)
         )
-        # γ keeps the variance of a number that of its input (section 3.4), which W_ih
-        # keeps that of a component of x.
+        # γ keeps the variance of a number that of its input, which W_ih keeps that of a
+        # component of x.
         g = 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu)))
         w_ih = jax.random.normal(keys[2], (input_size, hidden_size), wide)
         params = LRUParams((2 * input_size) ** -0.5 * w_ih, nu, theta, g)

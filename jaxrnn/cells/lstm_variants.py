@@ -11,12 +11,12 @@ and σ of the gates (the logistic function), z = u[t] + h[t-1] W_hh + b:
 Each variant is one part of this; the others are absent:
 
     peepholes    p: the gates see the memory. Gers, Schraudolph & Schmidhuber (2002),
-                 JMLR 3, pp. 115-143, eq. 3 to 7.
+                 JMLR 3, pp. 115-143.
     coupled      i = 1 - f, without weights of its own; the order is f g o. Greff et al.
-                 (2017), IEEE TNNLS 28(10), section V ("CIFG").
+                 (2017), IEEE TNNLS 28(10), there "CIFG".
     projection   W_hr [H, P]: the output, which the gates see at the next step, has P
                  numbers. Without it h[t] = y. Sak, Senior & Beaufays (2014),
-                 arXiv:1402.1128, eq. 1 to 7; PyTorch's `proj_size`.
+                 arXiv:1402.1128; PyTorch's `proj_size`.
 
 The adjoint is that of `lstm.py`, with other coefficients. Let π = λ_h W_hrᵀ be all that
 reaches y (π = λ_h without a projection):

@@ -1,6 +1,6 @@
 """The minimal gated unit (Zhou et al., 2016, Int. J. Automation and Computing 13(3)).
 
-It is a GRU with one gate f in both places, pp. 226-234, eq. 7. With u[t] = x[t] W_ih:
+It is a GRU with one gate f in both places (pp. 226-234). With u[t] = x[t] W_ih:
 
     f = σ(u_f + h[t-1] W_f + b_f)                                                  (1)
     n = tanh(u_n + (f ⊙ h[t-1]) W_n + b_n)                                         (2)

@@ -1,6 +1,6 @@
 """The minimal GRU (Feng et al., 2024, "Were RNNs all we needed?", arXiv:2410.01201).
 
-Its gate and its candidate do not depend on the state (section 3.1.1), so the recursion
+Its gate and its candidate do not depend on the state (section 3.1), so the recursion
 is linear. With u[t] = x[t] W_ih and gates in the order z n:
 
     z = σ(u_z + b_z),   n = u_n + b_n                                              (1)

@@ -75,7 +75,7 @@ def recurrent_dropout(cell: Cell, rate: float, *, variational: bool = True) -> C
         this one.
       ValueError: if the rate is not in [0, 1).
 
-    Source: Gal & Ghahramani (2016), arXiv:1512.05287, section 4.
+    Source: Gal & Ghahramani (2016), arXiv:1512.05287.
     """
     rate = arguments.share("rate", rate)
     _check_cell(cell)
@@ -102,7 +102,7 @@ def candidate_dropout(cell: Cell, rate: float, *, variational: bool = False) -> 
       TypeError: if the cell is another one.
       ValueError: if the rate is not in [0, 1).
 
-    Source: Semeniuta, Severyn & Barth (2016), arXiv:1603.05118, equations 11 and 14.
+    Source: Semeniuta, Severyn & Barth (2016), arXiv:1603.05118.
     """
     rate = arguments.share("rate", rate)
     _check_cell(cell)
@@ -127,7 +127,7 @@ def zoneout(cell: Cell, rate: float, memory_rate: float | None = None) -> Cell:
       TypeError: if `cell` is not such a cell.
       ValueError: if a rate is not in [0, 1).
 
-    Source: Krueger et al. (2017), arXiv:1606.01305, equations 6 and 7.
+    Source: Krueger et al. (2017), arXiv:1606.01305.
     """
     rate = arguments.share("rate", rate)
     if memory_rate is None:
@@ -196,7 +196,9 @@ def _with_zeros(dxs: Any, masks: Array | None) -> Any:
     return jnp.concatenate([dxs, jnp.zeros_like(masks)], axis=-1)
 
 
-class _RecurrentDropout(NamedTuple):
+class _Dropout(NamedTuple):
+    """What both kinds of dropout share: all but the step and its derivatives."""
+
     cell: Cell
     rate: float
     variational: bool
@@ -207,8 +209,12 @@ class _RecurrentDropout(NamedTuple):
     def draw(
         self, params: Params, key: PRNGKeyArray, steps: Any, leading: Shape
     ) -> Float[Array, "T *B N"]:
-        width = _widths(self.cell, params)[0]
-        return _factors(self, key, steps, leading, width, params)
+        width, dtype = _widths(self.cell, params)[0], jax.tree.leaves(params)[0].dtype
+
+        def draw_step(key):
+            return noise.kept(key, self.rate, (*leading[1:], width), dtype)
+
+        return noise.of_steps(draw_step, key, steps, leading[0], self.variational)
 
     def init(
         self,
@@ -224,6 +230,10 @@ class _RecurrentDropout(NamedTuple):
 
     def drive(self, params: Params, xs: Array) -> Beside:
         return _split_drive(self.cell, _widths(self.cell, params)[0], params, xs)
+
+
+class _RecurrentDropout(_Dropout):
+    __slots__ = ()
 
     def step(self, params: Params, state: State, u: Beside) -> tuple[State, Beside]:
         if u.masks is None:
@@ -276,34 +286,8 @@ def _copied(params: Params, res: Residuals) -> Array | None:
     return jnp.split(res.rz, 2, axis=-1)[1]
 
 
-class _CandidateDropout(NamedTuple):
-    cell: Cell
-    rate: float
-    variational: bool
-
-    def per_step(self) -> bool:
-        return not self.variational
-
-    def draw(
-        self, params: Params, key: PRNGKeyArray, steps: Any, leading: Shape
-    ) -> Float[Array, "T *B N"]:
-        width = _widths(self.cell, params)[0]
-        return _factors(self, key, steps, leading, width, params)
-
-    def init(
-        self,
-        key: PRNGKeyArray,
-        input_size: int,
-        hidden_size: int,
-        dtype: DTypeLike = jnp.float32,
-    ) -> Params:
-        return self.cell.init(key, input_size, hidden_size, dtype)
-
-    def initial_state(self, params: Params, batch_shape: Shape) -> State:
-        return self.cell.initial_state(params, batch_shape)
-
-    def drive(self, params: Params, xs: Array) -> Beside:
-        return _split_drive(self.cell, _widths(self.cell, params)[0], params, xs)
+class _CandidateDropout(_Dropout):
+    __slots__ = ()
 
     def step(self, params: Params, state: State, u: Beside) -> tuple[State, Beside]:
         after, res = self.cell.step(params, state, u.inner)
@@ -465,19 +449,3 @@ class _Zoneout(NamedTuple):
 
 Noise: TypeAlias = _RecurrentDropout | _CandidateDropout | _Zoneout
 """Masks `[T, *B, N]` of a cell: which, and how they are drawn."""
-
-
-def _factors(
-    options: Any,
-    key: PRNGKeyArray,
-    steps: Any,
-    leading: Shape,
-    width: int,
-    params: Params,
-) -> Array:
-    dtype = jax.tree.leaves(params)[0].dtype
-
-    def draw_step(key):
-        return noise.kept(key, options.rate, (*leading[1:], width), dtype)
-
-    return noise.of_steps(draw_step, key, steps, leading[0], options.variational)

@@ -1,7 +1,7 @@
 """The sLSTM: an LSTM with exponential gating (Beck et al., 2024, arXiv:2405.04517).
 
-Section 2.2 and eq. 8 to 17 of the paper, with one head and the logistic forget gate.
-With u[t] = x[t] W_ih, gates in the order i f z o, and y = u[t] + h[t-1] W_hh + b:
+It has one head, and the logistic function for the forget gate, where the paper also has
+exp. With u[t] = x[t] W_ih, gates in the order i f z o, and y = u[t] + h[t-1] W_hh + b:
 
     i = exp(y_i),  f = σ(y_f),  z = tanh(y_z),  o = σ(y_o)                         (1)
     c[t] = f ⊙ c[t-1] + i ⊙ z,   n[t] = f ⊙ n[t-1] + i,   h[t] = o ⊙ c[t] / n[t]   (2)
@@ -12,6 +12,9 @@ by e^m, which leaves h unchanged, and no exponential is above 1:
     a = log f + m[t-1],             m[t] = max(a, y_i),
     F = exp(a - m[t]),              I = exp(y_i - m[t])                            (3)
     c[t] = F ⊙ c[t-1] + I ⊙ z,   n[t] = F ⊙ n[t-1] + I                             (4)
+
+Where nothing is stored yet, n[t-1] = 0, a is -∞, as in the authors' code: the first
+content alone sets the scale, so n[t] = 1 even if i is too small for a float.
 
 The adjoint has a part for each field of the state. With p = 1 where a > y_i, else 0:
 
@@ -118,12 +121,19 @@ def _step(
 ) -> tuple[SLSTMState, Float[Array, "*B G"]]:
     y = matmul(state.h, params.w_hh) + u + params.b
     y_i, y_f, y_z, y_o = jnp.split(y, 4, axis=-1)
-    a = jax.nn.log_sigmoid(y_f) + state.m
-    m = jnp.maximum(a, y_i)
-    keep, admit = jnp.exp(a - m), jnp.exp(y_i - m)  # (3)
+    keep, admit, m, _ = _scaled(y_i, y_f, state)
     c = keep * state.c + admit * jnp.tanh(y_z)
     n = keep * state.n + admit  # (4)
     return SLSTMState(jax.nn.sigmoid(y_o) * c / n, c, n, m), y  # (2)
+
+
+def _scaled(
+    y_i: Float[Array, "*N H"], y_f: Float[Array, "*N H"], state: SLSTMState
+) -> tuple[Array, Array, Array, Array]:
+    """Returns F, I, m[t], and whether a > y_i, `[..., H]`, (3)."""
+    a = jnp.where(state.n == 0, -jnp.inf, jax.nn.log_sigmoid(y_f) + state.m)
+    m = jnp.maximum(a, y_i)
+    return jnp.exp(a - m), jnp.exp(y_i - m), m, a > y_i
 
 
 def _linearize(
@@ -133,9 +143,7 @@ def _linearize(
     y: Float[Array, "*N G"],
 ) -> SLSTMLin:
     y_i, y_f, y_z, y_o = jnp.split(y, 4, axis=-1)
-    a = jax.nn.log_sigmoid(y_f) + state_prev.m
-    m = jnp.maximum(a, y_i)
-    keep, admit = jnp.exp(a - m), jnp.exp(y_i - m)
+    keep, admit, _, from_memory = _scaled(y_i, y_f, state_prev)
     z, o = jnp.tanh(y_z), jax.nn.sigmoid(y_o)
     kept_c, kept_n, new_c = keep * state_prev.c, keep * state_prev.n, admit * z
     # Not `state.n`: a masked step may copy the initial state, where n is 0.
@@ -152,7 +160,7 @@ def _linearize(
         to_o=mean * o * (1 - o),
         keep=keep,
         admit=admit,
-        p=(a > y_i).astype(y.dtype),
+        p=from_memory.astype(y.dtype),
     )
 
 

@@ -3,13 +3,16 @@
     â = (a - mean(a)) ⊙ s,   s = 1 / √(var(a) + ε)                                 (1)
     Nᵀ d = s ⊙ (d - mean(d) - â ⊙ mean(d ⊙ â))                                     (2)
 
-Means run over the columns of a group. (2) is the derivative of (1), ε included.
+Means run over the columns of a group, in float32 or wider. (2) is the derivative of
+(1), ε included.
 """
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
+
+from jaxrnn.ops.products import accumulation_dtype
 
 # As in Flax, Keras and PyTorch: small beside a variance of order 1.
 EPSILON = 1e-5
@@ -46,15 +49,18 @@ def normalize_vjp(
 
 
 def _normalize(a: Array) -> tuple[Array, Array]:
-    centered = a - jnp.mean(a, axis=-1, keepdims=True)
+    wide = a.astype(accumulation_dtype(a.dtype))
+    centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(centered**2, axis=-1, keepdims=True)
     scale = 1 / jnp.sqrt(variance + EPSILON)
-    return centered * scale, scale
+    return (centered * scale).astype(a.dtype), scale.astype(a.dtype)
 
 
 def _normalize_vjp(normal: Array, scale: Array, d: Array) -> Array:
-    along = jnp.mean(d * normal, axis=-1, keepdims=True)
-    return scale * (d - jnp.mean(d, axis=-1, keepdims=True) - normal * along)
+    wide, normal = (a.astype(accumulation_dtype(d.dtype)) for a in (d, normal))
+    along = jnp.mean(wide * normal, axis=-1, keepdims=True)
+    back = scale * (wide - jnp.mean(wide, axis=-1, keepdims=True) - normal * along)
+    return back.astype(d.dtype)
 
 
 def _split(a: Array, groups: tuple[int, ...]) -> list[Array]:

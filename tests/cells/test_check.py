@@ -12,7 +12,7 @@ from tests.cells.test_own_cell import LeakyState, leaky
 
 @LSTM_FIRST
 def test_right_cells_pass(cell):
-    jaxrnn.check_cell(cell, 3, 5)
+    jaxrnn.check_cell(cell, 3, 4)
 
 
 def no_leak(params_t, lin, adjoint):
@@ -98,6 +98,52 @@ def test_a_wrong_formula_is_named(functions, words):
     assert "I = 3, H = 5" in str(caught.value)
 
 
+def rows_from_either_end(params, xs):
+    """Ids select rows, but -1 is the last one, and I too."""
+    if jnp.issubdtype(xs.dtype, jnp.integer):
+        return params.w_ih[xs.clip(-1, len(params.w_ih) - 1)]
+    return xs @ params.w_ih
+
+
+def numbers(params, xs):
+    """Ids are numbers, not rows."""
+    if jnp.issubdtype(xs.dtype, jnp.integer):
+        return xs[..., None] * params.w_ih[0]
+    return xs @ params.w_ih
+
+
+def each_row_once(params_t, xs, *given):
+    """Of an id that comes twice, the gradient of one step alone."""
+    if not jnp.issubdtype(xs.dtype, jnp.integer):
+        return jaxrnn.elman.param_vjp(params_t, xs, *given)
+    dparams, _ = jaxrnn.elman.param_vjp(params_t, xs, *given)
+    _, lin, adjoints = given
+    rows = jnp.zeros_like(dparams.w_ih).at[xs].set(lin * adjoints.h, mode="drop")
+    return dparams._replace(w_ih=rows), None
+
+
+@pytest.mark.usefixtures("as_users_see_it")
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        ({"drive": numbers}, "`drive` is wrong for ids: they must stand"),
+        (
+            {"drive": rows_from_either_end},
+            "`drive` is wrong for ids outside 0 … I - 1: they must stand for zeros",
+        ),
+        (
+            {"param_vjp": each_row_once},
+            "`param_vjp` is wrong for `w_ih` with ids: the gradient must be that of",
+        ),
+    ],
+    ids=["numbers", "rows", "a sum"],
+)
+def test_a_cell_that_treats_ids_wrongly_is_named(functions, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        jaxrnn.check_cell(jaxrnn.elman._replace(**functions), 3, 5)
+    assert "Call jaxrnn.cells.weights.drive in `drive`" in str(caught.value)
+
+
 def without_a_slope(*given):
     """All but the derivative of tanh c[t]."""
     lin = jaxrnn.lstm.linearize(*given)
@@ -138,5 +184,5 @@ def test_the_size_that_is_wrong_is_named():
         back = leaky.state_vjp(params_t, lin, adjoint)
         return back if back.h.shape[-1] == 5 else LeakyState(2 * back.h)
 
-    with pytest.raises(ValueError, match=r"`state_vjp` is wrong .* I = 4, H = 8"):
+    with pytest.raises(ValueError, match=r"`state_vjp` is wrong .* I = 4, H = 10"):
         jaxrnn.check_cell(leaky._replace(state_vjp=state_vjp), 3, 5)

@@ -1,6 +1,7 @@
 """The cells of the field against their papers' equations, written out for one sequence
 in NumPy; the associative scan; names and arguments of the factories."""
 
+import functools
 import pickle
 
 import chex
@@ -11,7 +12,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.cells.activations import ACTIVATIONS
-from tests.cases import FIELD, problem, steps, value_and_grads
+from tests.cases import FIELD, each_once, problem, steps, value_and_grads
 
 SIZE = 9
 
@@ -32,32 +33,32 @@ def normalized(a):
     return (a - a.mean()) / np.sqrt(a.var() + 1e-5)
 
 
-def gru_before(p, state, x, f=np.tanh, sigma=logistic):
-    """Cho et al. (2014), eq. 5 to 8."""
+def gru_before(p, state, x, phi=np.tanh, sigma=logistic):
+    """Cho et al. (2014)."""
     (h,) = state
     w_r, w_z, w_n = np.split(p.w_ih, 3, 1)
     v_r, v_z = np.split(p.w_rz, 2, 1)
     b_r, b_z, b_n = np.split(p.b, 3)
     r, z = sigma(x @ w_r + h @ v_r + b_r), sigma(x @ w_z + h @ v_z + b_z)
-    return ((1 - z) * f(x @ w_n + (r * h) @ p.w_n + b_n) + z * h,)
+    return ((1 - z) * phi(x @ w_n + (r * h) @ p.w_n + b_n) + z * h,)
 
 
-def softsign_gru(p, state, x):
+def gru_after(p, state, x, phi=np.tanh, sigma=logistic):
     (h,), u = state, x @ p.w_ih + p.b
     (u_r, u_z, u_n), (q_r, q_z, q_n) = np.split(u, 3), np.split(h @ p.w_hh, 3)
-    r, z = hard_logistic(u_r + q_r), hard_logistic(u_z + q_z)
-    return ((1 - z) * softsign(u_n + r * (q_n + p.b_hn)) + z * h,)
+    r, z = sigma(u_r + q_r), sigma(u_z + q_z)
+    return ((1 - z) * phi(u_n + r * (q_n + p.b_hn)) + z * h,)
 
 
 def mgu(p, state, x):
-    """Zhou et al. (2016), eq. 7."""
+    """Zhou et al. (2016)."""
     (h,), (u_f, u_n) = state, np.split(x @ p.w_ih + p.b, 2)
     f = logistic(u_f + h @ p.w_f)
     return ((1 - f) * h + f * np.tanh(u_n + (f * h) @ p.w_n),)
 
 
 def lstm(p, state, x, coupled=False, phi=np.tanh, sigma=logistic):
-    """Sak et al. (2014), eq. 1 to 7, with whatever of it there is."""
+    """Sak et al. (2014), with whatever of it there is."""
     h, c = state
     parts = np.split(x @ p.w_ih + h @ p.w_hh + p.b, 3 if coupled else 4)
     z_f, z_g, z_o = parts[-3:]
@@ -71,13 +72,13 @@ def lstm(p, state, x, coupled=False, phi=np.tanh, sigma=logistic):
 
 
 def indrnn(p, state, x):
-    """Li et al. (2018), eq. 2."""
+    """Li et al. (2018)."""
     return (np.maximum(0, x @ p.w_ih + p.w_hh * state.h + p.b),)
 
 
 def leaky(p, state, x):
     """τ dh/dt = -h + tanh(…), one step of Euler's method; 1/τ = σ(a)."""
-    tau = 1 + np.exp(-p.a) if p.a is not None else np.array([1, 1.5, 4, 10, 100])
+    tau = 2.5 if p.a is None else 1 + np.exp(-p.a)
     r = np.tanh(x @ p.w_ih + state.h @ p.w_hh + p.b)
     return (state.h + (r - state.h) / tau,)
 
@@ -114,7 +115,7 @@ def layer_norm_lstm(p, state, x):
 
 
 def layer_norm_gru(p, state, x):
-    """Ba et al. (2016), eq. 25 to 28; r and z are normalized together, n alone."""
+    """Ba et al. (2016); r and z are normalized together, n alone."""
     (h,) = state
     size = len(h)
 
@@ -131,7 +132,7 @@ def layer_norm_gru(p, state, x):
 
 
 def slstm(p, state, x):
-    """Beck et al. (2024), eq. 8 to 14: without the scale, which is multiplied in."""
+    """Beck et al. (2024), without the scale, which is multiplied in."""
     h, c, n, m = state
     i, f, z, o = np.split(x @ p.w_ih + h @ p.w_hh + p.b, 4)
     c = logistic(f) * c * np.exp(m) + np.exp(i) * np.tanh(z)
@@ -141,7 +142,7 @@ def slstm(p, state, x):
 
 EQUATIONS = {
     "reset_before_gru": gru_before,
-    "softsign_gru": softsign_gru,
+    "softsign_gru": lambda *given: gru_after(*given, phi=softsign, sigma=hard_logistic),
     "mgu": mgu,
     "peephole_lstm": lstm,
     "coupled_lstm": lambda *given: lstm(*given, coupled=True),
@@ -180,6 +181,48 @@ def test_outputs_are_those_of_the_paper(name):
         np.testing.assert_allclose(last.c * np.exp(last.m), state.c, rtol=1e-11)
     elif len(state) == 2:
         np.testing.assert_allclose(last.c, state.c, rtol=1e-11)
+
+
+# Each name's function, and the name of the gates' beside it: a gate has bounds.
+NUMPY = {
+    "tanh": (np.tanh, "hard_tanh"),
+    "logistic": (logistic, "logistic"),
+    "relu": (lambda z: np.maximum(z, 0), "hard_logistic"),
+    "identity": (lambda z: z, "softsign"),
+    "softsign": (softsign, "tanh"),
+    "hard_logistic": (hard_logistic, "hard_logistic"),
+    "hard_tanh": (lambda z: np.clip(z, -1, 1), "logistic"),
+}
+GATED = {
+    "lstm": (jaxrnn.make_lstm, lstm),
+    "gru": (jaxrnn.make_gru, gru_after),
+    "reset_before_gru": (
+        functools.partial(jaxrnn.make_gru, reset_after=False),
+        gru_before,
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@each_once(("cell", "activation"), GATED, {name: name for name in ACTIVATIONS})
+def test_every_activation_of_gated_cells(cell, activation):
+    """Outputs by NumPy, and gradients by autodiff."""
+    (make, equations), (phi, gates) = cell, NUMPY[activation]
+    cell = make(activation=activation, gate_activation=gates)
+    case = problem(cell, 5, batch=())
+    params, state = jax.tree.map(np.asarray, (case.params, case.state))
+    hs = []
+    for x in np.asarray(case.xs):
+        given = params, state, x
+        state = type(case.state)(*equations(*given, phi=phi, sigma=NUMPY[gates][0]))
+        hs.append(state.h)
+    _, got = jaxrnn.unroll(cell, *case[:3])
+    np.testing.assert_allclose(got, np.stack(hs), rtol=1e-11, atol=1e-12)
+    got, expected = (
+        value_and_grads(unroll, cell, case)
+        for unroll in (jaxrnn.unroll, jaxrnn.unroll_autodiff)
+    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
 PARALLEL = {
@@ -252,12 +295,14 @@ def test_a_reset_stops_what_is_infinite():
         assert not np.isfinite(hs[:3]).any() and np.isfinite(hs[3:]).all()
 
 
-def test_exponential_gates_do_not_overflow():
-    """Inputs that open the gate i by e^1000: the newest content is all that counts."""
+@pytest.mark.parametrize("first", [0.0, -1000.0])
+def test_exponential_gates_do_not_overflow(first):
+    """Inputs that open the gate i by e^1000: the newest content is all that counts. The
+    first content is all there is, be its gate 1 or e^-1000."""
     cell = jaxrnn.slstm
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 2, 1))
     params = params._replace(w_ih=jnp.array([[1.0, 0, 0, 0], [0, 0, 1, 0]]))
-    xs = jnp.array([[0.0, 0.5], [1000, -0.3], [0, 0.9], [2000, 0.7]])
+    xs = jnp.array([[first, 0.5], [1000, -0.3], [0, 0.9], [2000, 0.7]])
 
     def loss(xs):
         _, hs = jaxrnn.unroll(cell, params, None, xs)
@@ -304,6 +349,21 @@ def test_variants_meet_in_what_they_share():
     _, hs = jaxrnn.unroll(cell, params, jaxrnn.LeakyState(plain.state.h), plain.xs)
     expected = jaxrnn.unroll(jaxrnn.elman, *plain[:3])[1]
     chex.assert_trees_all_close(hs, expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_each_unit_has_its_time_constant():
+    """A network with fixed ones is that with trained ones set to them: 1/τ = σ(a)."""
+    times = (1.5, 2.0, 4.0, 10.0, 100.0)
+    case = problem(jaxrnn.leaky)
+    trained = case.params._replace(a=-jnp.log(jnp.asarray(times) - 1))
+    fixed, cell = trained._replace(a=None), jaxrnn.make_leaky(time_constant=times)
+    value, expected = value_and_grads(
+        jaxrnn.unroll, jaxrnn.leaky, case._replace(params=trained)
+    )
+    got, grads = value_and_grads(jaxrnn.unroll, cell, case._replace(params=fixed))
+    expected = expected[0]._replace(a=None), *expected[1:]
+    chex.assert_trees_all_close((got, grads), (value, expected), rtol=1e-10)
 
 
 def test_initial_parameters():

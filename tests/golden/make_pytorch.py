@@ -2,9 +2,10 @@
 
     python -m tests.golden.make_pytorch
 
-Each file holds the weights of an `nn.LSTM`, `nn.GRU` or `nn.RNN`, inputs with lengths,
-initial states, and what PyTorch makes of them as a packed sequence: outputs, last
-states, and the gradient of a loss with respect to all of these, in float64.
+Each file holds the weights of an `nn.LSTM`, with or without a projection, an `nn.GRU`
+or an `nn.RNN`, inputs with lengths, initial states, and what PyTorch makes of them as a
+packed sequence: outputs, last states, and the gradient of a loss with respect to all of
+these, in float64.
 """
 
 from pathlib import Path
@@ -15,18 +16,28 @@ import torch
 FOLDER = Path(__file__).parent
 # Some sequences are shorter than the batch's longest.
 SIZE, LENGTHS, INPUTS, HIDDEN = 5, (5, 3, 1), 3, 2
-MODULES = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}
+# Of a projected LSTM, whose output is narrower than its memory.
+WIDE, PROJECTION = 5, 2
+MODULES = {
+    "lstm": torch.nn.LSTM,
+    "gru": torch.nn.GRU,
+    "elman": torch.nn.RNN,
+    "projected": torch.nn.LSTM,
+}
 
 
 def answers(cell: str, depth: int, both: bool) -> dict[str, np.ndarray]:
     """Returns all arrays of one module, by name."""
     torch.manual_seed(10 * depth + both)
     options = {"num_layers": depth, "bidirectional": both, "dtype": torch.float64}
-    rnn = MODULES[cell](INPUTS, HIDDEN, **options)
+    widths = [HIDDEN, HIDDEN] if cell == "lstm" else [HIDDEN]  # of h and of c
+    if cell == "projected":
+        options["proj_size"], widths = PROJECTION, [PROJECTION, WIDE]
+    rnn = MODULES[cell](INPUTS, widths[-1], **options)
     xs = torch.randn(SIZE, len(LENGTHS), INPUTS, dtype=torch.float64)
-    shape = (1 + both) * depth, len(LENGTHS), HIDDEN
     states = [
-        torch.randn(shape, dtype=torch.float64) for _ in range(1 + (cell == "lstm"))
+        torch.randn((1 + both) * depth, len(LENGTHS), width, dtype=torch.float64)
+        for width in widths
     ]
     given = {"xs": xs, "h0": states[0]} | ({"c0": states[1]} if states[1:] else {})
     for tensor in given.values():
