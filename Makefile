@@ -10,7 +10,7 @@ BENCH_READY := .venv/bench-ready
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/ready
 
-.PHONY: setup train test test-slow test-lowest bench lint docs clean
+.PHONY: setup train test test-slow test-lowest bench bench-layers lint docs clean
 
 setup: $(READY)
 
@@ -58,6 +58,9 @@ $(BENCH_READY): $(READY)
 
 bench: $(BENCH_READY)  ## jaxrnn and its peers side by side, in under three minutes; BENCH=--full: all
 	$(MALLOC) $(BIN)/python -m benchmarks.run $(BENCH)
+
+bench-layers: $(BENCH_READY)  ## networks of layers beside those of the peers, in about ten minutes
+	$(MALLOC) $(BIN)/python -m benchmarks.layers $(BENCH)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -34,6 +34,8 @@ class Contestant(NamedTuple):
     """Whether its axes are `[B, T, ·]` instead of `[T, B, ·]`."""
     unlike: str = ""
     """How its equations differ from jaxrnn's; its results are then not compared."""
+    without_noise: "Contestant | None" = None
+    """The same one without its dropout, whose results are compared in its place."""
 
 
 # None where the library has no such cell.
@@ -47,18 +49,27 @@ def from_loss(loss: Any, params: Any, xs: Any) -> Contestant:
 
 
 def from_outputs(
-    outputs: Any, params: Any, xs: Any, forward: bool = True, **facts: Any
+    outputs: Any,
+    params: Any,
+    xs: Any,
+    forward: bool = True,
+    fixed: tuple[Any, ...] = (),
+    **facts: Any,
 ) -> Contestant:
-    """Returns the contestant of `outputs(params, xs) -> hs`, differentiated by JAX."""
+    """Returns the contestant of `outputs(params, xs, *fixed) -> hs`, by JAX.
 
-    def loss(params, xs):
-        return jnp.sum(outputs(params, xs) ** 2)
+    `fixed` are arguments without a gradient, such as a random key: as constants they
+    would let the compiler draw the numbers.
+    """
+
+    def loss(params, xs, *fixed):
+        return jnp.sum(outputs(params, xs, *fixed) ** 2)
 
     xs = jnp.swapaxes(xs, 0, 1) if facts.get("batch_major") else xs
     functions, arguments, *_ = from_loss(loss, params, xs)
     functions["gradient"] = jax.grad(loss, argnums=(1, 0))
     functions |= {"forward": outputs} if forward else {}
-    return Contestant(functions, arguments, **facts)
+    return Contestant(functions, (*arguments, *fixed), **facts)
 
 
 def prepare(contestant: Contestant, kind: str) -> tuple[measure.Call, dict[str, Any]]:
@@ -103,7 +114,10 @@ def compare(
                 for kind, (call, cost) in made.items()
                 if (cost["temporary_bytes"] or 0) <= limit
             }
-            records[name] = _check(name, contestant, running, reference)
+            compared = running
+            if quiet := contestant.without_noise:
+                compared = {kind: prepare(quiet, kind)[0] for kind in running}
+            records[name] = _check(name, contestant, compared, reference)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
             continue

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import command, peers, run
-from benchmarks.problem import CELLS, Shape
+from benchmarks.problem import CELLS, Shape, make
 
 
 @command.command
@@ -32,12 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--limit", type=command.at_least(0, float), default=4.0, help="GiB: 4")
     add("--out", type=Path, default=Path("runs/benchmarks/long.json"))
     given = parser.parse_args(argv)
-    points = [
-        (given.cell, Shape(T, 1, given.inputs, given.hidden)) for T in given.lengths
-    ]
+    shapes = [Shape(T, 1, given.inputs, given.hidden) for T in given.lengths]
+    problems = (make(given.cell, shape) for shape in shapes)
     makers = {name: peers.LONG[name] for name in given.contestants}
     limits = ("parameters",), given.rounds, math.inf, given.limit * 2**30
-    found = run.compare_all(given.out, points, makers, *limits)
+    found = run.compare_all(given.out, problems, makers, *limits)
     return int(any(point["failed"] for point in found))
 
 

@@ -1,11 +1,12 @@
 """The problems: a cell, a shape, weights and inputs, the same for every contestant."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 
-from jaxrnn import cells
+from jaxrnn import Cell, cells
 
 # The cells that the peers have too.
 CELLS = {name: cells.CELLS[name] for name in ("elman", "lstm", "gru")}
@@ -30,34 +31,51 @@ QUICK = [GRID[0], GRID[2]]
 
 
 class Problem(NamedTuple):
-    """`cell` by its name, `params` in jaxrnn's layout, `xs [T, B, I]`, all float32."""
+    """What to solve, in float32."""
 
     cell: str
+    """Its name, or that of a network (`networks`)."""
     shape: Shape
     params: Any
+    """In jaxrnn's layout; of a network, a tuple of layers of tuples of directions."""
     xs: Array
+    """`[T, B, I]`."""
 
 
 def make(cell: str, shape: Shape) -> Problem:
-    """Returns jaxrnn's initial weights, with nonzero biases, and normal inputs.
+    """Returns the problem of one cell, `params` being the cell's own."""
+    key = jax.random.key(0)
+    params = weights(CELLS[cell], key, shape.I, shape.H)
+    return Problem(cell, shape, params, inputs(shape))
+
+
+def weights(cell: Cell, key: Array, input_size: int, hidden_size: int) -> Any:
+    """Returns jaxrnn's initial weights, with nonzero biases `b`.
 
     `b_hn` stays zero: libraries without that bias then compute the same outputs.
     """
-    keys = jax.random.split(jax.random.key(0), 3)
-    params = CELLS[cell].init(keys[0], shape.I, shape.H)
-    noise = 0.1 * jax.random.normal(keys[1], params.b.shape)
-    xs = jax.random.normal(keys[2], (shape.T, shape.B, shape.I))
-    return Problem(cell, shape, params._replace(b=params.b + noise), xs)
+    ours, noise = jax.random.split(key)
+    params = cell.init(ours, input_size, hidden_size)
+    if not hasattr(params, "b"):
+        return params
+    b = params.b + 0.1 * jax.random.normal(noise, params.b.shape)
+    return params._replace(b=b)
+
+
+def inputs(shape: Shape) -> Array:
+    """Returns normal numbers `[T, B, I]`."""
+    return jax.random.normal(jax.random.key(1), (shape.T, shape.B, shape.I))
 
 
 def flops(problem: Problem, kind: str) -> int:
     """Returns the floating-point operations of the matrix products.
 
-    Forward, each of G = gates · H columns is a product with x and one with h: together
-    2 · T · B · G · (I + H) operations. Going back, each product becomes two, for the
-    gradients of its weights and of its input; "parameters" has none of x. Recomputation
-    does not count.
+    Forward, each matrix takes one product, of two operations for each weight, step and
+    sequence. Going back, each product becomes two, for the gradients of its weights and
+    of its input; "parameters" of one cell has none of x. Recomputation does not count.
     """
-    (size, batch, inputs, hidden), columns = problem.shape, problem.params.b.size
-    factors = {"forward": (1, 1), "gradient": (3, 3), "parameters": (2, 3)}[kind]
-    return 2 * size * batch * columns * (factors[0] * inputs + factors[1] * hidden)
+    matrices = [p.size for p in jax.tree.leaves(problem.params) if p.ndim == 2]
+    products = sum(matrices) * (1 if kind == "forward" else 3)
+    if kind == "parameters":
+        products -= problem.params.w_ih.size
+    return 2 * math.prod(problem.shape[:2]) * products

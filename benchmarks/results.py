@@ -1,7 +1,8 @@
 """What a run leaves, written after every point, and the ratios that are read from it.
 
 {"machine": {…}, "points": [{
-    "cell": "lstm", "shape": [T, B, I, H], "rounds": 9,
+    "cell": "lstm",  # or a network of layers
+    "shape": [T, B, I, H], "rounds": 9,
     "peak_gflops": {KIND: 400.0, …},
     "failed": {NAME: REASON, …},
     "contestants": {NAME: {
@@ -49,7 +50,26 @@ COMPARISONS = (
     Comparison("without lengths, ours with them", "jaxrnn-ragged", ("jaxrnn",)),
     Comparison("without resets, ours with them", "jaxrnn-resets", ("jaxrnn",)),
 )
-CASES = [(comparison, kind) for comparison in COMPARISONS for kind in comparison.kinds]
+# Those of the second grid.
+IN_PARALLEL = "jaxrnn-parallel"
+BOTH_PARALLEL = "an associative scan, ours in parallel"
+OF_LAYERS = (
+    Comparison("Flax NNX", "jaxrnn", ("flax-nnx",)),
+    Comparison("Keras", "jaxrnn", ("keras",)),
+    Comparison("PyTorch", "jaxrnn", ("pytorch",)),
+    Comparison("PyTorch, ours with a device per core", "jaxrnn-cores", ("pytorch",)),
+    Comparison("a plain scan", "jaxrnn", ("scan",)),
+    Comparison("an associative scan", "jaxrnn", ("associative-scan",)),
+    Comparison(BOTH_PARALLEL, IN_PARALLEL, ("associative-scan",)),
+    Comparison("our own loop, ours in parallel", IN_PARALLEL, ("jaxrnn",)),
+    Comparison("Flax NNX's bytes", "jaxrnn", ("flax-nnx",), *BYTES),
+    Comparison("a plain scan's bytes", "jaxrnn", ("scan",), *BYTES),
+)
+
+
+def cases(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str]]:
+    """Returns each comparison with each of its kinds."""
+    return [(one, kind) for one in comparisons for kind in one.kinds]
 
 
 def value(point: Point, name: str, kind: str, field: str = "ms") -> float | None:

@@ -52,17 +52,17 @@ def parse(argv: Sequence[str] | None) -> Any:
 
 def compare_all(
     out: Path,
-    points: Iterable[tuple[str, problem.Shape]],
+    problems: Iterable[problem.Problem],
     makers: dict[str, contest.Maker],
     *limits: Any,
 ) -> list[results.Point]:
-    """Compares at every point, shows its table, and writes the file after each."""
+    """Compares on every problem, shows its table, and writes the file after each."""
     found: list[results.Point] = []
     machine, console = measure.machine(), command.console()
     results.write(out, {"machine": machine, "points": found})
     console.print(machine)
-    for cell, shape in points:
-        found.append(contest.compare(problem.make(cell, shape), makers, *limits))
+    for one in problems:
+        found.append(contest.compare(one, makers, *limits))
         results.write(out, {"machine": machine, "points": found})
         console.print(tables.contestants(found[-1]))
         jax.clear_caches()
@@ -77,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     devices.one_per_core()
     points = [(cell, shape) for cell in options.cell for shape in options.points]
+    problems = (problem.make(*point) for point in points)
     makers = {name: peers.CONTESTANTS[name] for name in options.contestants}
     limits = contest.KINDS, options.rounds, options.seconds
-    found = compare_all(options.out, points, makers, *limits)
+    found = compare_all(options.out, problems, makers, *limits)
     title = "ours divided by theirs, geometric means"
     command.console().print(tables.terminal(title, *tables.summary(found)))
     return int(any(point["failed"] for point in found))

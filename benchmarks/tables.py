@@ -5,7 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from benchmarks.results import CASES, Point, ratio, ratios, value
+from benchmarks.results import (
+    COMPARISONS,
+    Comparison,
+    Point,
+    cases,
+    ratio,
+    ratios,
+    value,
+)
 
 Words = list[str]
 
@@ -20,10 +28,12 @@ def cells_in(points: Iterable[Point]) -> Words:
     return list(dict.fromkeys(point["cell"] for point in points))
 
 
-def summary(points: Sequence[Point]) -> tuple[Words, list[Words]]:
+def summary(
+    points: Sequence[Point], comparisons: Sequence[Comparison] = COMPARISONS
+) -> tuple[Words, list[Words]]:
     """Returns the geometric means of our figures divided by theirs."""
     cells, rows = cells_in(points), []
-    for comparison, kind in CASES:
+    for comparison, kind in cases(comparisons):
         if not (found := ratios(points, comparison, kind)):
             continue
         every = [*found.values()]
@@ -37,12 +47,17 @@ def summary(points: Sequence[Point]) -> tuple[Words, list[Words]]:
     return ["against", "", "all", "best", "worst", *cells, "points"], rows
 
 
-def shapes(points: Sequence[Point], cell: str) -> tuple[Words, list[Words]]:
+def shapes(
+    points: Sequence[Point],
+    cell: str,
+    comparisons: Sequence[Comparison] = COMPARISONS,
+) -> tuple[Words, list[Words]]:
     """Returns a row for each shape of a cell: our times, and the ratios."""
+    of_cell = [point for point in points if point["cell"] == cell]
     used = [
         (comparison, kind)
-        for comparison, kind in CASES
-        if comparison.label != "onnxruntime" and ratios(points, comparison, kind)
+        for comparison, kind in cases(comparisons)
+        if comparison.label != "onnxruntime" and ratios(of_cell, comparison, kind)
     ]
     head = [
         "T B I H",
@@ -53,17 +68,16 @@ def shapes(points: Sequence[Point], cell: str) -> tuple[Words, list[Words]]:
     ]
     head += [f"{kind} / {comparison.label}" for comparison, kind in used]
     rows = []
-    for point in points:
-        if point["cell"] == cell:
-            row = [
-                " ".join(map(str, point["shape"])),
-                number(value(point, "jaxrnn", "gradient"), ".3g"),
-                number(value(point, "jaxrnn-cores", "gradient"), ".3g"),
-                number(value(point, "jaxrnn", "gradient", "share"), ".0%"),
-                number(value(point, "jaxrnn", "forward"), ".3g"),
-            ]
-            figures = [ratio(point, comparison, kind) for comparison, kind in used]
-            rows.append(row + [number(figure, ".2f") for figure in figures])
+    for point in of_cell:
+        row = [
+            " ".join(map(str, point["shape"])),
+            number(value(point, "jaxrnn", "gradient"), ".3g"),
+            number(value(point, "jaxrnn-cores", "gradient"), ".3g"),
+            number(value(point, "jaxrnn", "gradient", "share"), ".0%"),
+            number(value(point, "jaxrnn", "forward"), ".3g"),
+        ]
+        figures = [ratio(point, comparison, kind) for comparison, kind in used]
+        rows.append(row + [number(figure, ".2f") for figure in figures])
     return head, rows
 
 

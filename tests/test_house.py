@@ -149,13 +149,16 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.results": 0,
     "benchmarks.command": 1,
     "benchmarks.contest": 1,  # what a contestant is
+    "benchmarks.networks": 1,
     "benchmarks.tables": 1,
-    "benchmarks.peers.native": 2,  # the contestants
+    "benchmarks.peers.linear": 2,  # the contestants
+    "benchmarks.peers.native": 2,
     "benchmarks.peers.ours": 2,
     "benchmarks.peers.scans": 2,
     "benchmarks.peers.derived": 3,
     "benchmarks.peers.libraries": 3,
     "benchmarks.peers": 4,  # the list of them
+    "benchmarks.peers.networks": 4,
     "benchmarks.peers.trainers": 4,
     "benchmarks.batched": 5,  # the commands
     "benchmarks.end_to_end": 5,
@@ -163,7 +166,8 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.profile.products": 5,
     "benchmarks.report": 5,
     "benchmarks.run": 5,
-    "benchmarks.long": 6,  # runs the contest on other shapes
+    "benchmarks.layers": 6,  # run the contest on other problems
+    "benchmarks.long": 6,
 }
 TREES = {
     "jaxrnn": FLOORS,

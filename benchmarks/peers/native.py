@@ -11,27 +11,41 @@ from benchmarks.peers.layout import weights
 from benchmarks.problem import Problem
 from jaxrnn import devices
 
+# PyTorch's names of the arrays that `layout.weights` returns.
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
-def torch_rnn(cell: str, params: Any) -> Any:
-    """Returns `torch.nn.RNN`, `LSTM` or `GRU` with these weights."""
+
+def torch_rnn(cell: str, layers: Any, dropout: float = 0.0) -> Any:
+    """Returns `torch.nn.RNN`, `LSTM` or `GRU` with these weights.
+
+    `layers` has a tuple for each layer, with parameters for each direction.
+    """
     import torch
 
     make = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[cell]
-    given = weights(params)
-    rnn = make(len(given.w_ih), len(given.w_hh))
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    tensors = [torch.tensor(a.T) for a in given]
-    rnn.load_state_dict(dict(zip(names, tensors, strict=True)))
+    tensors = {}
+    for number, ways in enumerate(layers):
+        for params, way in zip(ways, ("", "_reverse"), strict=False):
+            for kind, a in zip(KINDS, weights(params), strict=True):
+                tensors[f"{kind}_l{number}{way}"] = torch.tensor(a.T)
+    sizes = weights(layers[0][0])
+    ways = {"bidirectional": len(layers[0]) == 2, "dropout": dropout}
+    rnn = make(len(sizes.w_ih), len(sizes.w_hh), len(layers), **ways)
+    rnn.load_state_dict(tensors)
     return rnn
 
 
 def pytorch(problem: Problem) -> Contestant:
-    """PyTorch, time-major, with a thread per core."""
+    """PyTorch's module of one layer."""
+    return run_module(torch_rnn(problem.cell, ((problem.params,),)), problem.xs)
+
+
+def run_module(rnn: Any, xs: Any) -> Contestant:
+    """Returns the contestant of a module, time-major, with a thread per core."""
     import torch
 
     torch.set_num_threads(devices.cores())
-    rnn = torch_rnn(problem.cell, problem.params)
-    xs = torch.tensor(np.asarray(problem.xs), requires_grad=True)
+    xs = torch.tensor(np.asarray(xs), requires_grad=True)
 
     def forward():
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """jaxrnn's ways: as users get it, each `store`, all cores, bfloat16, checkpoints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,14 @@ def unrolled(problem: Problem, unlike: str = "", **options: Any) -> Contestant:
     return from_outputs(outputs, problem.params, problem.xs, forward, unlike=unlike)
 
 
-def on_cores(problem: Problem) -> Contestant:
+def on_cores(
+    problem: Problem, make: Callable[[Problem], Contestant] = unrolled
+) -> Contestant:
     """As `jaxrnn.train` runs a step: the batch split over the cores where that pays."""
     over = devices.default_devices(problem.params)
     placed = devices.split((problem.params, None, problem.xs), over)
     params, _, xs = placed
-    contestant = unrolled(problem._replace(params=params, xs=xs))
+    contestant = make(problem._replace(params=params, xs=xs))
 
     def traced(function):
         def call(*arguments):

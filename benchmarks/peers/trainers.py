@@ -132,7 +132,8 @@ def pytorch(job: Job, single_bias: bool = False) -> Step:
     config, cell = job.config.optimizer, job.config.model.cell
     (w, b), table = job.params.readout, torch.tensor(np.asarray(job.params.embedding))
     embedding = torch.nn.Embedding.from_pretrained(table, freeze=False)
-    rnn, readout = native.torch_rnn(cell, job.params.cell), torch.nn.Linear(*w.shape)
+    rnn = native.torch_rnn(cell, ((job.params.cell,),))
+    readout = torch.nn.Linear(*w.shape)
     tensors = {"weight": torch.tensor(np.asarray(w.T))}
     readout.load_state_dict(tensors | {"bias": torch.tensor(np.asarray(b))})
     if single_bias:
