@@ -60,15 +60,10 @@ def lines(
     yield f"Medians over at most {rounds} rounds, all contestants in turn in"
     yield "one process, float32. A ratio is ours by theirs: below 1, ours is better."
     yield ""
-    yield from _markdown(*tables.summary(points, comparisons))
+    yield from tables.markdown(*tables.summary(points, comparisons))
     for cell in tables.cells_in(points):
         yield from ("", f"{heading} {cell}", "")
-        yield from _markdown(*tables.shapes(points, cell, comparisons))
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    for row in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(row)} |"
+        yield from tables.markdown(*tables.shapes(points, cell, comparisons))
 
 
 def draw(found: dict[str, Any]) -> Figure:

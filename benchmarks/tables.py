@@ -1,7 +1,7 @@
 """Tables of results: a head and rows of words, for the terminal and for Markdown."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 
@@ -126,3 +126,9 @@ def terminal(
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def markdown(head: Words, rows: Iterable[Words]) -> Iterator[str]:
+    """Yields the lines of a table in Markdown."""
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |"

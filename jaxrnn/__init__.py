@@ -48,7 +48,9 @@ from jaxrnn.cells.min_lstm import (
     min_lstm,
 )
 from jaxrnn.cells.slstm import SLSTMParams, SLSTMState, slstm
+from jaxrnn.files import load, save
 from jaxrnn.masks import lengths_to_mask
+from jaxrnn.shipping import export_step, export_unroll
 from jaxrnn.unrolling import adjoints, step, unroll, unroll_autodiff
 from jaxrnn.windows.adaptive import AdaptiveTruncation, adaptive_truncation
 from jaxrnn.windows.checkpointed import checkpointed_value_and_grad
@@ -97,6 +99,8 @@ __all__ = [
     "decoding",
     "devices",
     "elman",
+    "export_step",
+    "export_unroll",
     "flow",
     "gru",
     "indrnn",
@@ -106,6 +110,7 @@ __all__ = [
     "layers",
     "leaky",
     "lengths_to_mask",
+    "load",
     "losses",
     "lru",
     "lstm",
@@ -122,6 +127,7 @@ __all__ = [
     "min_lstm",
     "ops",
     "randomized_truncation",
+    "save",
     "slstm",
     "step",
     "train",

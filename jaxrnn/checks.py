@@ -423,18 +423,44 @@ def finite(name: str, got: Given) -> Any:
 
 def on_host(name: str, got: Given, function: str) -> np.ndarray:
     """Returns `got` as float64 numbers; raises if it is traced or not numeric."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(got)):
-        raise TypeError(
-            f"`{name}` must be an array with known numbers, but is traced. "
-            f"`{function}` runs on the host: call it outside of `jit`."
-        )
-    alive(name, got)
+    _known(name, got, function)
     try:
         return np.asarray(unwrapped(got), np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"`{name}` must be an array of numbers, but got {describe(got)}."
         ) from error
+
+
+def numpy_arrays(name: str, tree: Given, function: str) -> Any:
+    """Returns the tree with NumPy arrays; raises if one is traced, or is no array."""
+    _known(name, tree, function)
+
+    def converted(path: Any, leaf: Given) -> np.ndarray:
+        where = name + jax.tree_util.keystr(path)
+        if not isinstance(leaf, Array | np.ndarray | np.generic):
+            got = describe(leaf)
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                got = "a shape without numbers"
+            raise TypeError(f"`{where}` must be an array, but got {got}.")
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise TypeError(
+                f"`{where}` must be an array of numbers, but got a random key. Give "
+                "its numbers: jax.random.key_data(key)."
+            )
+        return np.asarray(leaf)
+
+    return jax.tree.map_with_path(converted, unwrapped(tree))
+
+
+def _known(name: str, tree: Given, function: str) -> None:
+    """Raises if an array of the tree is traced, or has been donated."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        raise TypeError(
+            f"`{name}` must be an array with known numbers, but is traced. "
+            f"`{function}` runs on the host: call it outside of `jit`."
+        )
+    alive(name, tree)
 
 
 def function(name: str, got: Given, signature: str, cure: str = "") -> None:

@@ -55,6 +55,7 @@ FLOORS = {
     "jaxrnn.cells.min_lstm": 3,
     "jaxrnn.cells.slstm": 3,
     "jaxrnn.constraints": 3,
+    "jaxrnn.files": 3,
     "jaxrnn.losses": 3,
     "jaxrnn.masks": 3,
     "jaxrnn.parallel": 3,
@@ -81,6 +82,7 @@ FLOORS = {
     "jaxrnn.layers.combined": 6,
     "jaxrnn.layers.recurrent": 6,
     "jaxrnn.linearization": 6,
+    "jaxrnn.shipping": 6,
     "jaxrnn.flow": 7,
     "jaxrnn.layers": 7,  # their public names
     "jaxrnn.interop": 0,
@@ -162,6 +164,7 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.peers.trainers": 4,
     "benchmarks.batched": 5,  # the commands
     "benchmarks.end_to_end": 5,
+    "benchmarks.latency": 5,
     "benchmarks.profile.operations": 5,
     "benchmarks.profile.products": 5,
     "benchmarks.report": 5,
@@ -186,7 +189,10 @@ CELLS = {
 KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.cells.noise", "jaxrnn.initializers"}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
-OUTSIDE_OF = {"jaxrnn.train": {"optax"}}  # only where parameters are updated
+OUTSIDE_OF = {
+    "jaxrnn.files": {"safetensors"},
+    "jaxrnn.train": {"optax"},  # only where parameters are updated
+}
 
 NO_NAMES = {"utils", "util", "common", "misc", "helpers", "_src"}
 

@@ -73,8 +73,12 @@ def pytorch_bfloat16(problem: Problem) -> Contestant:
     return Contestant(functions, unlike="autocast to bfloat16")
 
 
-def onnxruntime(problem: Problem) -> Contestant:
-    """ONNX's RNN, LSTM or GRU, forward alone, with a thread per core."""
+def onnx_session(problem: Problem, stateful: bool = False) -> tuple[Any, list[str]]:
+    """Returns a session of onnxruntime for ONNX's RNN, LSTM or GRU, with all cores.
+
+    It maps "X" to "Y" `[T, 1, B, H]`. If it is stateful, it takes and returns the
+    states too, `[1, B, H]`; their names are those that are returned beside it.
+    """
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
@@ -88,11 +92,19 @@ def onnxruntime(problem: Problem) -> Contestant:
     operator = {"elman": "RNN", "lstm": "LSTM", "gru": "GRU"}[cell]
     options: dict[str, Any] = {"linear_before_reset": 1} if cell == "gru" else {}
     options["hidden_size"] = hidden
-    node = helper.make_node(operator, ["X", *arrays], ["Y"], **options)
-    describe, dtype = helper.make_tensor_value_info, TensorProto.FLOAT
-    xs = describe("X", dtype, problem.xs.shape)
-    ys = describe("Y", dtype, [size, 1, batch, hidden])
-    graph = helper.make_graph([node], operator, [xs], [ys], tensors)
+    states = (["h", "c"] if cell == "lstm" else ["h"]) if stateful else []
+    # The unnamed input is the lengths.
+    before, after = ["", *states] if stateful else [], [f"{s}_next" for s in states]
+    node = helper.make_node(operator, ["X", *arrays, *before], ["Y", *after], **options)
+
+    def described(name, shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    inputs = [described("X", problem.xs.shape)]
+    inputs += [described(name, [1, batch, hidden]) for name in states]
+    outputs = [described("Y", [size, 1, batch, hidden])]
+    outputs += [described(name, [1, batch, hidden]) for name in after]
+    graph = helper.make_graph([node], operator, inputs, outputs, tensors)
     # The versions of the GRU's last change: every onnxruntime reads them.
     opset = [helper.make_opsetid("", 14)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=8)
@@ -105,6 +117,12 @@ def onnxruntime(problem: Problem) -> Contestant:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), settings, ["CPUExecutionProvider"]
     )
+    return session, states
+
+
+def onnxruntime(problem: Problem) -> Contestant:
+    """ONNX's RNN, LSTM or GRU, forward alone, with a thread per core."""
+    session, _ = onnx_session(problem)
     inputs = {"X": np.asarray(problem.xs)}
 
     def forward():
