@@ -100,6 +100,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.config.load": 0,
     "experiments.config.schema": 0,
     "experiments.data.fetch": 0,
+    "experiments.data.sequences": 0,
     "experiments.models": 0,
     "experiments.runs": 0,
     "experiments.tasks.base": 0,  # what a task is
@@ -107,6 +108,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.training.interrupts": 0,
     "experiments.analysis.grid": 1,
     "experiments.commands": 1,
+    "experiments.data.digits": 1,
     "experiments.data.text": 1,
     "experiments.data.vowels": 1,
     "experiments.models.readout": 1,
@@ -120,10 +122,12 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.training.memory": 2,
     "experiments.training.progress": 2,
     "experiments.models.generation": 3,
+    "experiments.tasks.classified": 3,
     "experiments.tasks.scored": 3,
     "experiments.training.loop": 3,  # trains any task, so it imports none
     "experiments.tasks.adding": 4,  # the tasks
     "experiments.tasks.copying": 4,
+    "experiments.tasks.digits": 4,
     "experiments.tasks.language_model": 4,
     "experiments.tasks.recall": 4,
     "experiments.tasks.temporal_order": 4,

@@ -1,11 +1,13 @@
 """Real data: texts by the byte, and short multivariate series to classify.
 
-`fetch.py` gets an archive by its hash and caches its content. `text.py` and `vowels.py`
-name what to get, and bring it into the shape that a recurrent network reads: time
-first.
+`fetch.py` gets an archive by its hash and caches its content. `text.py`, `vowels.py`
+and `digits.py` name what to get, and bring it into the shape that a recurrent network
+reads: time first.
 """
 
+from experiments.data.digits import SPEAKERS, Digits, Speaker, load_digits
 from experiments.data.fetch import FetchError, HashError
+from experiments.data.sequences import Classification, Sequences
 from experiments.data.text import (
     Corpus,
     Windows,
@@ -16,17 +18,21 @@ from experiments.data.text import (
     split_texts,
     stream,
 )
-from experiments.data.vowels import Classification, Sequences, load_vowels
+from experiments.data.vowels import load_vowels
 
 __all__ = [
+    "SPEAKERS",
     "Classification",
     "Corpus",
+    "Digits",
     "FetchError",
     "HashError",
     "Sequences",
+    "Speaker",
     "Windows",
     "decode",
     "encode",
+    "load_digits",
     "load_texts",
     "load_vowels",
     "make_vocabulary",

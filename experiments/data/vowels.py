@@ -15,30 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
 
 from experiments.data import fetch
-
-
-class Sequences(NamedTuple):
-    """N series of C channels, time first, padded with zeros to T steps."""
-
-    xs: Float32[np.ndarray, "T N C"]
-    lengths: Int32[np.ndarray, " N"]
-    labels: Int32[np.ndarray, " N"]
-    """Indices into the `classes`."""
-
-
-class Classification(NamedTuple):
-    """Series to train on and to test with. Both are padded to the same T, for one
-    compilation."""
-
-    train: Sequences
-    test: Sequences
-    classes: tuple[str, ...]
-    """The labels as the file has them."""
-    source: str
-    """One sentence for the caller to print."""
+from experiments.data.sequences import Classification, Sequences, pad
 
 
 class _Series(NamedTuple):
@@ -198,11 +177,9 @@ def _pad(train: _Series, test: _Series) -> fetch.Arrays:
     longest = max(len(xs) for xs in train.series + test.series)
     arrays: fetch.Arrays = {"classes": np.array(train.classes)}
     for part, (series, labels, _) in {"train": train, "test": test}.items():
-        padded = np.zeros((longest, len(series), channels), np.float32)
-        for n, xs in enumerate(series):
-            padded[: len(xs), n] = xs
-        arrays[f"{part}_xs"] = padded
-        arrays[f"{part}_lengths"] = np.array([len(xs) for xs in series], np.int32)
+        lengths = np.array([len(xs) for xs in series], np.int32)
+        arrays[f"{part}_xs"] = pad(np.concatenate(series), lengths, longest)
+        arrays[f"{part}_lengths"] = lengths
         arrays[f"{part}_labels"] = np.array(labels, np.int32)
     return arrays
 

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import PRNGKeyArray
 
 import jaxrnn
-from experiments.data.vowels import Sequences
+from experiments.data.sequences import Sequences
 from experiments.models.readout import ModelParams, key_of, read_out
 from jaxrnn import layers
 

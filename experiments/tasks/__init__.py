@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.tasks.adding import Adding
 from experiments.tasks.copying import Copying
+from experiments.tasks.digits import Digits
 from experiments.tasks.language_model import LanguageModel
 from experiments.tasks.recall import Recall
 from experiments.tasks.recall_stream import RecallStream
@@ -19,6 +20,7 @@ from experiments.tasks.vowels import Vowels
 TASKS = (
     Adding,
     Copying,
+    Digits,
     LanguageModel,
     Recall,
     RecallStream,

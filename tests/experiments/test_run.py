@@ -125,11 +125,14 @@ def test_a_quick_form_of_every_row(tmp_path, path):
 
 @pytest.mark.network
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vowels/vowels_gru"])
-def test_configs_reach_what_they_promise(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("vowels/vowels_gru", 0.95), ("digits/digits_bidirectional_gru", 0.8)],
+)
+def test_configs_reach_what_they_promise(name, least, tmp_path):
     folder = make_run(tmp_path, name).folder
     results = json.loads((folder / "results.json").read_text())
-    assert results["test_accuracy"] >= 0.95
+    assert results["test_accuracy"] >= least
 
 
 @pytest.mark.parametrize(

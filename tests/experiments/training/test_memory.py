@@ -27,6 +27,11 @@ GIB = 2**30
         ("classical/copying_100_gru", "delay=1000000000", "delay"),
         ("classical/temporal_order_gru", "model.hidden_size=1000000000", "hidden_size"),
         ("vowels/vowels_gru", "optimizer.batch_size=1000000000", "batch_size"),
+        (
+            "digits/digits_bidirectional_gru",
+            "optimizer.batch_size=1000000000",
+            "batch_size",
+        ),
     ],
 )
 def test_an_absurd_size_is_refused(monkeypatch, config, setting, key):

@@ -1,0 +1,109 @@
+"""Whole sequences of different lengths, classified by their last state."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.config.schema import Experiment, Weight
+from experiments.data import Classification, Sequences
+from experiments.tasks.sequences import numbered
+
+SIZES = "sizes.json"
+# Details of what is drawn: the noise of a batch, the order of an epoch, the changes to
+# a batch's sequences.
+NOISE, ORDER, CHANGES = 0, 1, 2
+
+Augment = Callable[[Sequences, np.random.Generator], Sequences]
+"""Returns a batch with random changes, to train on."""
+
+
+class Classified(Experiment, frozen=True, kw_only=True):
+    """A task whose network reads a whole sequence, and then answers."""
+
+    artifacts = (SIZES,)
+
+    input_noise: Weight = 0.0
+    """Standard deviation of noise on the standardized inputs: sequences are few."""
+
+    def network(self, artifacts: Mapping[str, Any]) -> Any:
+        from experiments.models.readout import make_network
+
+        sizes = artifacts[SIZES]
+        return make_network(self.model, int(sizes["inputs"]), int(sizes["outputs"]))
+
+
+def batch_of(
+    sequences: Sequences, batch_size: int, seed: int, number: int
+) -> Sequences:
+    """Returns a batch by its number.
+
+    Every sequence comes once per epoch. An epoch's last batch runs into the next epoch.
+    """
+    count, first = len(sequences.labels), number * batch_size
+    epochs = range(first // count, (first + batch_size - 1) // count + 1)
+    orders = [numbered(seed, e, detail=ORDER).permutation(count) for e in epochs]
+    start = first - epochs[0] * count
+    chosen = np.concatenate(orders)[start : start + batch_size]
+    return Sequences(
+        sequences.xs[:, chosen], sequences.lengths[chosen], sequences.labels[chosen]
+    )
+
+
+def with_noise(sequences: Sequences, noise: float, seed: int, number: int) -> Sequences:
+    """Returns a batch, by its number, with noise on the inputs."""
+    random = numbered(seed, number, detail=NOISE)
+    xs = sequences.xs
+    xs = xs + np.float32(noise) * random.standard_normal(xs.shape, np.float32)
+    return sequences._replace(xs=xs)
+
+
+def make_task(
+    config: Classified,
+    sets: Classification,
+    augment: Augment = lambda batch, random: batch,
+) -> Any:
+    """Returns the task. From here on JAX is needed."""
+    from experiments.models import classifier, readout
+    from experiments.tasks.base import Probe, Task
+
+    mean, deviation = _moments(sets.train)
+
+    def standardized(part: Sequences) -> Sequences:
+        return part._replace(xs=(part.xs - mean) / deviation)
+
+    test_set = standardized(sets.test)
+    inputs, outputs = test_set.xs.shape[-1], len(sets.classes)
+    artifacts = {SIZES: {"inputs": inputs, "outputs": outputs}}
+    network, size = config.network(artifacts), config.optimizer.batch_size
+
+    def batch(number: int) -> tuple[None, Any]:
+        noise, seed = config.input_noise, config.seed
+        drawn = batch_of(sets.train, size, seed, number)
+        drawn = augment(drawn, numbered(seed, number, detail=CHANGES))
+        drawn = with_noise(standardized(drawn), noise, seed, number)
+        return None, (drawn, np.uint32(number)) if config.model.dropout else drawn
+
+    accuracy = classifier.make_accuracy(network.body, test_set)
+    body = readout.make_body(config.model, compute_dtype=config.model.compute_dtype)
+    loss_fn = classifier.make_loss(body)
+    return Task(
+        cell=network.cell,
+        init=network.init,
+        loss_fn=loss_fn,
+        batch=batch,
+        evaluate=lambda params: {"test_accuracy": float(accuracy(params))},
+        probe=lambda params: Probe(*classifier.probe(test_set, params)),
+        per_step=size,
+        unit="sequences",
+        artifacts=artifacts,
+    )
+
+
+def _moments(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation `[I]` over all steps within the lengths."""
+    within = np.arange(len(sequences.xs))[:, None] < sequences.lengths
+    steps = sequences.xs[within]
+    deviation = steps.std(0)
+    # A constant channel carries no information, and is only shifted.
+    return steps.mean(0), np.where(deviation > 0, deviation, 1)
