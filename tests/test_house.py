@@ -87,6 +87,13 @@ FLOORS = {
     "jaxrnn.layers": 7,  # their public names
     "jaxrnn.interop": 0,
     "jaxrnn.interop.layouts": 0,
+    "jaxrnn.modules": 0,
+    "jaxrnn.modules.conventions": 6,
+    "jaxrnn.modules.equinox": 7,
+    "jaxrnn.modules.flax": 7,
+    "jaxrnn.modules.keras": 7,
+    "jaxrnn.modules.linen": 8,
+    "jaxrnn.modules.nnx": 8,
     "jaxrnn": 8,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
@@ -191,10 +198,17 @@ CELLS = {
     and name.rpartition(".")[2] not in NO_CELLS
 }
 KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.cells.noise", "jaxrnn.initializers"}
+KNOW_CELLS |= {
+    f"jaxrnn.modules.{name}" for name in ("conventions", "equinox", "flax", "keras")
+}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
 OUTSIDE_OF = {
     "jaxrnn.files": {"safetensors"},
+    "jaxrnn.modules.equinox": {"equinox"},  # the library whose layers it has
+    "jaxrnn.modules.keras": {"keras"},
+    "jaxrnn.modules.linen": {"flax"},
+    "jaxrnn.modules.nnx": {"flax"},
     "jaxrnn.train": {"optax"},  # only where parameters are updated
 }
 
