@@ -9,7 +9,8 @@ from pathlib import Path
 
 from experiments.config.load import ConfigError
 
-FAILED, REFUSED = 1, 2
+FAILED, REFUSED, NOT_FINITE = 1, 2, 3
+STOPPED = 75  # "try again later" of sysexits.h: a run that was stopped can go on
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 # What arguments, files and machines can cause. Anything else is a fault of the program.
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError)
@@ -18,6 +19,10 @@ TOO_LARGE = (
     "`optimizer.batch_size` or the sequence length (`window`, `lag`, `length`, "
     "`delay`)."
 )
+
+
+class Stopped(Exception):
+    """A signal stopped a run, whose progress is saved."""
 
 
 def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -66,22 +71,29 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def carry_out(body: Callable[[], int], failed: int = REFUSED) -> int:
     """Runs a command. Its errors become a line on stderr, and `failed` as exit code.
 
-    A faulty config gives REFUSED, and Ctrl-C INTERRUPTED.
+    A faulty config gives REFUSED, a signal that stopped a run STOPPED, and Ctrl-C
+    elsewhere INTERRUPTED.
     """
     # A character that the screen lacks must not cost the results of a run.
     with contextlib.suppress(AttributeError):  # a stream that is not a file
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         return body()
+    except Stopped as stopped:
+        return _refuse(stopped, STOPPED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `| head`
-        sys.stdout = open(os.devnull, "w")  # the interpreter's last flush must not fail
         return 0
     except ConfigError as error:
         return _refuse(error, REFUSED)
     except EXPECTED as error:
         return _refuse(describe(error), failed)
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):  # the interpreter's own last flush must not fail
+            sys.stdout = open(os.devnull, "w")
 
 
 def describe(error: Exception) -> str:

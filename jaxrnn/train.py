@@ -36,10 +36,13 @@ class Learner(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Float scalars of one step: the loss, and the gradient's norm before clipping."""
+    """Float scalars of one step. If one of them is not finite, it changed nothing."""
 
     loss: Array
     grad_norm: Array
+    """The gradient's norm, before clipping."""
+    update_norm: Array
+    """The norm of what the optimizer adds to the parameters."""
 
 
 @runtime_checkable
@@ -75,8 +78,8 @@ def make_step(
     The learner is donated: its memory is reused, and a learner that was passed in must
     not be used again. Clip in the optimizer
     (`optax.chain(optax.clip_by_global_norm(1.0), …)`), never inside the recursion.
-    Where the loss or the gradient is not finite, the step changes nothing: learner and
-    state come back unchanged, and the metrics show it.
+    Where the loss, the gradient or the update is not finite, the step changes nothing:
+    learner and state come back unchanged, and the metrics show it.
 
     On several devices the learner lies on each of them, the batch and the state are
     split by sequences, and the compiler adds the sums over devices. The loss is that of
@@ -159,8 +162,8 @@ def make_truncated_step(
 
     Returns:
       The step, as `make_step`'s: `batch` is a tree of `[T, ...]`, the returned state
-      continues the next call, and the metrics are `[updates]`. Where a loss or a
-      gradient is not finite, that update changes nothing, and the next window starts
+      continues the next call, and the metrics are `[updates]`. Where a loss, a
+      gradient or an update is not finite, nothing changes, and the next window starts
       from the same state.
 
     Raises:
@@ -204,7 +207,7 @@ def _updated(
     state: Any,
     value_and_grad: Callable[[Any], tuple[tuple[Array, Any], Any]],
 ) -> tuple[Learner, Any, Metrics]:
-    """Updates the learner, unless the loss or the gradient is not finite."""
+    """Updates the learner, unless loss, gradient or update is not finite."""
     expected = jax.eval_shape(optimizer.init, learner.params)
     if jax.tree.structure(expected) != jax.tree.structure(learner.opt_state):
         raise TypeError(
@@ -216,13 +219,14 @@ def _updated(
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, learner.opt_state, learner.params)
     stepped = Learner(optax.apply_updates(learner.params, updates), opt_state)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    metrics = Metrics(loss, grad_norm, optax.tree.norm(updates))
+    finite = jnp.isfinite(jnp.stack(metrics)).all()
     learner, state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
         (stepped, new_state),
         (learner, state),
     )
-    return learner, state, Metrics(loss, grad_norm)
+    return learner, state, metrics
 
 
 def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:

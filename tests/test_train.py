@@ -157,6 +157,20 @@ def test_a_finite_loss_with_a_gradient_that_is_not():
     chex.assert_trees_all_equal(learner, train.init_learner(jnp.zeros(2), OPTIMIZER))
 
 
+def test_an_update_that_is_not_finite_changes_nothing():
+    """A rate that is infinite in float32: loss and gradient are finite."""
+    step = train.make_step(
+        jax.value_and_grad(mean_of_squares, has_aux=True), optax.sgd(1e39)
+    )
+    params = {"w": jnp.ones(3)}
+    learner, _, metrics = step(
+        train.init_learner(params, optax.sgd(1e39)), None, jnp.zeros(3)
+    )
+    assert jnp.isfinite(metrics.loss) and jnp.isfinite(metrics.grad_norm)
+    assert not jnp.isfinite(metrics.update_norm)
+    chex.assert_trees_all_equal(learner.params, params)
+
+
 def test_a_state_that_is_not_the_loss_function_s():
     step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER)
     learner = train.init_learner(CASE.params, OPTIMIZER)

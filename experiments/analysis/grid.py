@@ -12,6 +12,7 @@ import msgspec
 from experiments.analysis.figures import figure
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
+from experiments.runs import atomic
 
 SEED, CONFIG = "seed", "config"
 INDEX = "sweep.json"
@@ -80,7 +81,7 @@ class Sweep(NamedTuple):
     def save(self, folder: Path) -> None:
         """Writes the index."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
-        (folder / INDEX).write_bytes(text)
+        atomic.write(folder / INDEX, text)
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -117,6 +117,14 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Evaluations during training, including the one at the end but not the one before
     it."""
     seed: Seed = 0
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What follows a step whose loss, gradient or update is not finite, which changes
+    nothing: the run stops; or it leaves the batch out; or it goes back to the last
+    checkpoint, and on from there after the batch."""
+    nonfinite_limit: Annotated[int, Meta(ge=1, le=LARGEST)] = 10
+    """Batches that may be left out before the run stops."""
+    save_minutes: Rate = 10.0
+    """Minutes between checkpoints, beside those at evaluations."""
 
     def sizes(self) -> Sizes:
         """Returns a lower bound of the sizes, before any data are read."""

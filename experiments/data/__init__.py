@@ -6,7 +6,7 @@ reads: time first.
 """
 
 from experiments.data.digits import SPEAKERS, Digits, Speaker, load_digits
-from experiments.data.fetch import FetchError, HashError
+from experiments.data.fetch import FetchError, HashError, digest
 from experiments.data.sequences import Classification, Sequences
 from experiments.data.text import (
     Corpus,
@@ -31,6 +31,7 @@ __all__ = [
     "Speaker",
     "Windows",
     "decode",
+    "digest",
     "encode",
     "load_digits",
     "load_texts",

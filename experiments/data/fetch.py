@@ -8,13 +8,16 @@ arrays, checked whenever they are loaded. An experiment thus runs on exactly the
 that its results were reported for, or not at all.
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -22,6 +25,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+# Seconds that a download may take, and after which the folder of one that was killed is
+# deleted.
+PATIENCE, ABANDONED = 600, 24 * 3600
 
 Arrays = dict[str, np.ndarray]
 
@@ -93,6 +100,7 @@ def _cache() -> Path:
 
 def _build(archive: Archive, path: Path) -> Arrays:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(path.parent)
     # Beside the final file, so that the move at the end stays on one file system and is
     # atomic.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -113,6 +121,14 @@ def _build(archive: Archive, path: Path) -> Arrays:
     return arrays
 
 
+def _clear_abandoned(cache: Path) -> None:
+    """Deletes the folders of downloads that were killed."""
+    for folder in cache.glob("tmp*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder)
+
+
 def _unpack(stored: bytes) -> Arrays | None:
     try:
         with np.load(io.BytesIO(stored), allow_pickle=False) as file:
@@ -128,15 +144,27 @@ def _download(archive: Archive, folder: Path) -> Path:
         encoding="utf-8",
     )
     downloads = folder / "downloads"
-    # The form is asked for by the package's name, not `:all:`: a source distribution's
-    # metadata step needs build tools, and those may well be wheels.
     form = "--only-binary" if archive.wheel else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", form, archive.name]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(downloads)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False
-    )
+    # pip runs the `setup.py` of a source distribution, which the hash pins. In build
+    # isolation it would also fetch and run build tools that no hash pins.
+    command += ["--no-build-isolation", "--timeout", "15", "--retries", "2"]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise FetchError(
+            f"pip did not download {archive.name}=={archive.version} within "
+            f"{PATIENCE} seconds. Is a package registry within reach?"
+        ) from None
     if done.returncode != 0:
         output = (
             done.stderr.strip()

@@ -10,7 +10,7 @@ import re
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
@@ -54,14 +54,16 @@ SHAKESPEARE = fetch.Archive(
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
+Source = Literal["shakespeare", "python"]
+
+
 class Corpus(NamedTuple):
     """Texts, and their source."""
 
     texts: list[tuple[str, UInt8[np.ndarray, " _"]]]
     """Each with its name, in the order of the names."""
     source: str
-    """One sentence for the caller to print: what was loaded, and why if it was a
-    fallback."""
+    """One sentence for the caller to print: what was loaded."""
 
 
 class Windows(NamedTuple):
@@ -79,41 +81,40 @@ class Windows(NamedTuple):
     of the last window."""
 
 
-def load_texts(path: str = "") -> Corpus:
+def load_texts(path: str = "", source: Source = "shakespeare") -> Corpus:
     """Loads a corpus.
 
     Args:
       path: a file, or a directory, whose files are read in the order of their names
-        (hidden and empty ones and those in its subdirectories are not). The empty
-        string stands for Shakespeare; if that cannot be fetched, for the top-level
-        modules of the running Python's standard library, which are text of about the
-        same length and need no download.
+        (hidden and empty ones and those in its subdirectories are not).
+      source: what the empty path stands for: Shakespeare, or the top-level modules of
+        the running Python's standard library, which are text of about the same length
+        and need no download.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
       ValueError: there is no text in it, or a file that is not text.
       fetch.HashError: Shakespeare was fetched, but is not what it should be.
-      fetch.FetchError: it could not be fetched, and there is no standard library in
-        files either.
+      fetch.FetchError: it could not be fetched.
     """
     if path:
         texts = _read_texts(Path(path).expanduser())
         return Corpus(texts, f"{path}: {_extent(texts)}.{_note(texts)}")
+    if source == "python":
+        texts = _standard_library()
+        words = f"The source code of Python {platform.python_version()}"
+        return Corpus(texts, f"{words}: {_extent(texts)}.")
     try:
         texts = list(fetch.load(SHAKESPEARE).items())
     except fetch.FetchError as error:
-        texts = _standard_library()
-        if not texts:
-            raise
         lines = str(error).splitlines()
         # pip may print warnings before its first error, and advice after it.
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        return Corpus(
-            texts,
-            "Shakespeare could not be fetched, so this is the source code of Python "
-            f"{platform.python_version()}'s standard library instead, with which "
-            f"results are not comparable: {_extent(texts)}. The reason: {reason}",
-        )
+        raise fetch.FetchError(
+            "Shakespeare could not be fetched. Give a text with --set data.path=FILE, "
+            "or read the source code of Python, which needs no download, with "
+            f"--set data.source=python. The reason: {reason}"
+        ) from error
     return Corpus(texts, f"Shakespeare: {_extent(texts)}.")
 
 
@@ -264,11 +265,14 @@ def _read_text(path: Path) -> bytes:
 
 
 def _standard_library() -> list[tuple[str, np.ndarray]]:
-    try:
-        modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-        return [(m.name, np.frombuffer(m.read_bytes(), np.uint8)) for m in modules]
-    except OSError:
-        return []
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    modules = sorted(folder.glob("*.py"))
+    if not modules:  # some Pythons keep it in an archive
+        raise FileNotFoundError(
+            f"Python's standard library is not in files in {folder}. Give a text with "
+            "--set data.path=FILE."
+        )
+    return [(m.name, np.frombuffer(m.read_bytes(), np.uint8)) for m in modules]
 
 
 def _note(texts: Sequence[tuple[str, np.ndarray]]) -> str:

@@ -1,57 +1,91 @@
-"""Checkpoints along a run: orbax writes them, a manifest beside each proves them.
+"""Checkpoints along a run: plain files, and a manifest with the SHA-256 of each.
 
-`checkpoints/STEP` and `checkpoints/STEP.json` in the run's folder. Orbax does not
-notice a flipped bit, trips over a file that is cut, and restores an array in another
-dtype. So the manifest holds the SHA-256 of the files and of the arrays, and the arrays'
-names, dtypes and shapes, and all of them are compared on the way back.
+    checkpoints/STEP/params.safetensors     what `jaxrnn.load` reads
+                     opt_state.safetensors
+                     state.safetensors      the carried state, if there is one
+                     manifest.json          the files' hashes, the config, the position
+
+All are written into a folder of another name, put on disk, read back and compared; then
+the folder gets its own name. A process that is killed at any moment leaves the earlier
+checkpoints, and this one whole or not at all. The manifest has a hash of its own, so
+whatever is changed in a checkpoint, or taken from another one, is found.
 """
 
+import contextlib
 import hashlib
 import json
+import shutil
+import sys
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from experiments.data.fetch import digest
+import jaxrnn
+from experiments.runs import atomic
 
-FOLDER = "checkpoints"
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
+PARAMS = "params"
+# The newest checkpoints are kept for those that turn out to be damaged; those of
+# evaluations for the microscope, which needs no more than this many of them.
+NEWEST, EVALUATED = 3, 20
+
+T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another network."""
 
 
-def manifest_file(run: Path, step: int) -> Path:
-    """Returns the path of the manifest of the checkpoint after this step."""
-    return run / FOLDER / f"{step}.json"
+class DamagedError(CheckpointError):
+    """A checkpoint of which a file was lost or changed."""
 
 
-def save(run: Path, step: int, tree: Any, config: dict[str, Any] | None = None) -> None:
-    """Writes a tree of arrays into the run's folder, over an earlier one of this step.
+def save(run: Path, step: int, trees: Mapping[str, Any], about: dict[str, Any]) -> None:
+    """Writes a checkpoint into the run's folder, over an earlier one of this step.
 
-    The old manifest goes first and the new one comes last: a run that is killed in
-    between leaves a folder without one, never one that is wrong. `config` is kept
-    there.
+    Args:
+      run: the run's folder.
+      step: the number of steps that were done.
+      trees: trees of arrays, by the name of their file. None is not written.
+      about: what else is needed, as JSON: the config, the position in the data.
+
+    Raises:
+      OSError: if it cannot be written. Earlier checkpoints are as they were.
+      DamagedError: if it cannot be read back as it was written.
     """
-    run = run.resolve()
-    manifest_file(run, step).unlink(missing_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(run / FOLDER / str(step), tree, force=True)
-    manifest = {
-        "files": _digest_of_files(run / FOLDER / str(step)),
-        "sha256": _digest(tree),
-        "arrays": _arrays(tree),
-        "config": config,
-    }
-    manifest_file(run, step).write_text(json.dumps(manifest, indent=1) + "\n")
+    folder = run / FOLDER
+    draft, old = folder / f".{step}.part", folder / f".{step}.old"
+    try:
+        _clear(draft, old)
+        draft.mkdir(parents=True)
+        # Write all files, and read them back.
+        for name, tree in trees.items():
+            if tree is not None:
+                jaxrnn.save(draft / f"{name}.safetensors", tree)
+        hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+        body = json.dumps({"files": hashes, "about": about}, sort_keys=True)
+        manifest = {"sha256": _hash(body.encode()), "body": body}
+        atomic.write(draft / MANIFEST, json.dumps(manifest))
+        for name, tree in trees.items():
+            if tree is not None:
+                _check_equal(draft / f"{name}.safetensors", tree)
+        # Give the folder its name.
+        target = folder / str(step)
+        if target.exists():
+            target.replace(old)
+        draft.replace(target)
+        atomic.sync_folder(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            _clear(draft, old)
 
 
 def steps(run: Path) -> list[int]:
     """Returns the steps after which complete checkpoints were written, in order."""
-    names = (path.stem for path in (run / FOLDER).glob("*.json"))
+    names = (path.parent.name for path in (run / FOLDER).glob(f"*/{MANIFEST}"))
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
@@ -69,103 +103,119 @@ def last_step(run: Path) -> int:
     return there[-1]
 
 
-def read_config(run: Path, step: int) -> Any:
-    """Returns the config that was saved with the checkpoint after this step."""
-    return _manifest(run, step).get("config")
+def read_about(run: Path, step: int) -> dict[str, Any]:
+    """Returns what was saved about the checkpoint after this step.
+
+    Raises:
+      DamagedError: if the manifest or another file of the checkpoint is damaged.
+    """
+    folder = run / FOLDER / str(step)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        body = manifest["body"]
+        if _hash(body.encode()) != manifest["sha256"]:
+            raise ValueError("its SHA-256 is another")
+        found = json.loads(body)
+        for name, expected in found["files"].items():
+            if _sha256(folder / name) != expected:
+                raise ValueError(f"the SHA-256 of {name} is another")
+        if found["about"]["step"] != step:
+            raise ValueError(f"it is that of step {found['about']['step']}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedError(f"the checkpoint {folder} is damaged: {reason}.") from None
+    except RecursionError:
+        raise DamagedError(f"the checkpoint {folder} is damaged.") from None
+    return found["about"]
 
 
-def restore(run: Path, like: Any, step: int | None = None) -> Any:
-    """Reads a tree of arrays back.
+def restore(run: Path, name: str, like: Any, step: int) -> Any:
+    """Returns a tree of the checkpoint after this step.
 
     Args:
       run: the run's folder.
+      name: that of the tree, such as "params".
       like: a tree of the same structure, of arrays or of `jax.ShapeDtypeStruct`.
-      step: the step after which it was saved. None: the last.
+      step: one of `steps(run)`.
 
     Raises:
-      CheckpointError: if there is no checkpoint, it does not fit `like`, or it is
-        damaged.
+      DamagedError: if the checkpoint is damaged.
+      CheckpointError: if there is none, or it does not fit `like`.
     """
-    run = run.resolve()
-    last = last_step(run)
-    if step not in (None, *steps(run)):
+    if step not in steps(run):
         raise CheckpointError(
             f"there is no complete checkpoint in {run} after step {step}, but after "
             f"{steps(run)}."
         )
-    step = last if step is None else step
-    path, manifest = run / FOLDER / str(step), _manifest(run, step)
-    _check_arrays(path, manifest.get("arrays"), _arrays(like))
-    if _digest_of_files(path) != manifest.get("files"):
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged or incomplete: the SHA-256 of its files "
-            f"is not that of {manifest_file(run, step).name}."
-        )
+    read_about(run, step)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore(path, like)
-    except Exception as error:  # orbax raises whatever its parsers happen to trip over
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return jaxrnn.load(run / FOLDER / str(step) / f"{name}.safetensors", like)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"the config asks for another network: {error}") from None
+
+
+def each_whole(run: Path, read: Callable[[int], T], newest_first: bool) -> Iterator[T]:
+    """Yields what `read` returns for each step that has a whole checkpoint.
+
+    A note on stderr names the damaged ones.
+
+    Raises:
+      CheckpointError: if none is whole.
+    """
+    there = steps(run)
+    found = False
+    for step in reversed(there) if newest_first else there:
+        try:
+            value = read(step)
+        except DamagedError as error:
+            print(f"note: {error} It is left out.", file=sys.stderr)
+            continue
+        found = True
+        yield value
+    if not found:
+        which = "whole" if there else "complete"
         raise CheckpointError(
-            f"the checkpoint {path} is damaged or incomplete: {reason}"
-        ) from error
-    if _digest(tree) != manifest.get("sha256"):
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged: its SHA-256 is not that of "
-            f"{manifest_file(run, step).name}."
+            f"there is no {which} checkpoint in {run}. Give the folder of a run."
         )
-    return tree
 
 
-def _manifest(run: Path, step: int) -> dict[str, Any]:
-    file = manifest_file(run, step)
+def thin(run: Path, evaluated: Container[int]) -> None:
+    """Deletes checkpoints that are no longer needed.
+
+    The newest three stay, the newest at an evaluation, and of the other evaluations the
+    first and every k-th, with the least k that leaves at most twenty.
+    """
+    there = steps(run)
+    at_evaluations = [step for step in there if step in evaluated]
+    stride = -(-len(at_evaluations) // EVALUATED) or 1
+    kept = {*there[-NEWEST:], *at_evaluations[::stride], *at_evaluations[-1:]}
+    for step in there:
+        if step not in kept:
+            # The manifest first: a folder without one is no checkpoint.
+            (run / FOLDER / str(step) / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(run / FOLDER / str(step), ignore_errors=True)
+
+
+def _check_equal(path: Path, tree: Any) -> None:
+    """Raises unless a file holds the arrays of a tree, bit for bit."""
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {file}: {error}") from None
-    if not isinstance(manifest, dict):
-        raise CheckpointError(f"{file} must hold an object, but got {manifest!r}.")
-    return manifest
+        found = jaxrnn.load(path, tree)
+    except (ValueError, OSError) as error:
+        raise DamagedError(f"{path} cannot be read back: {error}") from None
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True)
+    if any(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in pairs):
+        raise DamagedError(f"{path} was read back as other numbers.")
 
 
-def _check_arrays(path: Path, saved: Any, asked: dict[str, str]) -> None:
-    """Raises if the arrays have other names, shapes or dtypes than asked."""
-    if saved == asked:
-        return
-    saved = saved if isinstance(saved, dict) else {}
-    differences = [
-        f"`{name}` is {saved.get(name, 'missing')} there "
-        f"and {asked.get(name, 'unknown')} here"
-        for name in {**asked, **saved}
-        if saved.get(name) != asked.get(name)
-    ]
-    raise CheckpointError(
-        f"the checkpoint {path} was written with other shapes or dtypes than the "
-        f"config asks for: {', '.join(differences[:4])}."
-    )
+def _clear(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
-def _arrays(tree: Any) -> dict[str, str]:
-    """Returns each array's dtype and shape, by name."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }
+def _sha256(path: Path) -> str:
+    return _hash(path.read_bytes())
 
 
-def _digest_of_files(folder: Path) -> str:
-    """Returns the SHA-256 of all names and bytes in a folder."""
-    sha256 = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        sha256.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
-        sha256.update(content)
-    return sha256.hexdigest()
-
-
-def _digest(tree: Any) -> str:
-    leaves = jax.tree.leaves_with_path(tree)
-    return digest(
-        {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    )
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,21 +1,31 @@
-"""A run's folder: its config, versions, metrics, and its results or its failure."""
+"""A run's folder: its config, provenance, metrics, and its results or its failure."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import re
 import shlex
+import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import msgspec
 
 from experiments.config.load import ConfigError, dump_config
+from experiments.runs import atomic
 
-PACKAGES = ("jaxrnn", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
+PACKAGES = ("jaxrnn", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CONFIG, RESULTS, FAILED = "config.json", "results.json", "failed.json"
+METRICS, TIMES, PROVENANCE = "metrics.jsonl", "times.jsonl", "provenance.json"
+# Held by the process that writes to the folder; and its words about itself.
+LOCK, OWNER = ".lock", ".owner.json"
 
 
 class Outcome(NamedTuple):
@@ -27,61 +37,155 @@ class Outcome(NamedTuple):
     """Empty if the run failed. None for what is not finite."""
     error: str = ""
     """Why the run failed."""
+    code: int = 0
+    """The exit code of the command."""
 
 
 class Run:
-    """A new folder `<root>/<name>-<date>-<time>`, and what is written into it.
+    """A folder `<root>/<name>-<date>-<time>`, and what is written into it.
 
-    It holds `config.json`, `versions.json`, `metrics.jsonl` (one object per line, each
-    with its step and the seconds since the start) and what the task adds; in the end
-    `results.json`, or `failed.json` with the reason.
+    It holds `config.json`; `provenance.json`, with an entry for each process that
+    worked on the run; `metrics.jsonl`, one object per line, each with its step;
+    `times.jsonl`, with the seconds of the same steps, which no two runs share; and what
+    the task adds. In the end there is `results.json`, or `failed.json` with the reason.
+
+    One process at a time writes to a folder. When it has gone, however it ended, the
+    next one may.
     """
 
-    def __init__(self, root: Path, name: str, config: msgspec.Struct) -> None:
-        self.folder = new_folder(root, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    def __init__(self, folder: Path, config: msgspec.Struct) -> None:
+        """Takes the folder.
+
+        Raises:
+          ConfigError: if another process works in it, or it cannot be written to.
+        """
+        self.folder, self.config = folder, config
         self.started = time.monotonic()
-        self.config = config
-        self.write(CONFIG, dump_config(config))
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        versions["python"] = platform.python_version()
-        versions["arguments"] = shlex.join(sys.argv[1:])
-        self.write_json("versions.json", versions)
+        self.lines: list[str] = []
+        self._whole = True  # whether all lines are in the file
+        self._lock = filelock.FileLock(folder / LOCK, timeout=0)
+        try:
+            self._lock.acquire()
+            owner = {"process": os.getpid(), "host": socket.gethostname()}
+            self.write_json(OWNER, owner)
+        except filelock.Timeout:
+            raise ConfigError(
+                f"{_owner(folder)} is working in {folder}. Wait for it, or begin a run "
+                "of its own with `--resume never`."
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder}: {_reason(error)}.") from None
+
+    @classmethod
+    def create(cls, root: Path, name: str, config: msgspec.Struct) -> "Run":
+        """Makes the folder of a new run.
+
+        Raises:
+          ConfigError: if no folder can be made there.
+        """
+        date = time.strftime("%Y%m%d-%H%M%S")
+        run = cls(new_folder(root, f"{name}-{date}"), config)
+        run.write(CONFIG, dump_config(config))
+        return run
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        (self.folder / OWNER).unlink(missing_ok=True)
+        self._lock.release()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since this process began to work on the run."""
         return time.monotonic() - self.started
 
     def write(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text, encoding="utf-8")
+        atomic.write(self.folder / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, json.dumps(value, indent=2) + "\n")
+
+    def write_provenance(self, data: Mapping[str, str], machine: dict[str, Any]) -> str:
+        """Adds an entry: versions, arguments, the hash of the data, the machine.
+
+        Returns:
+          What differs from the last entry and can change results, in words.
+        """
+        entries = self._provenance()
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        packages["python"] = platform.python_version()
+        decides = {"versions": packages, "machine": machine, "data": dict(data)}
+        about = {
+            "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+            "host": socket.gethostname(),
+            "arguments": shlex.join(sys.argv[1:]),
+        }
+        before = entries[-1] if entries else decides
+        keys = ("versions", "machine")
+        differ = [
+            words
+            for key in keys
+            for words in differences(before.get(key), decides[key], key)
+        ]
+        self.write_json(PROVENANCE, [*entries, decides | about])
+        return ", ".join(differ)
+
+    def _provenance(self) -> list[dict[str, Any]]:
+        try:
+            entries = json.loads((self.folder / PROVENANCE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return []
+        is_right = isinstance(entries, list) and all(
+            isinstance(e, dict) for e in entries
+        )
+        return entries if is_right else []
 
     def write_results(self, results: dict[str, float]) -> dict[str, float | None]:
         """Writes `results.json`, with the seconds of the run. Returns what it holds."""
         written = _finite(results | {"seconds": round(self.seconds, 1)})
         self.write_json(RESULTS, written)
+        self.clear_failure()
         return written
 
     def write_failure(self, reason: str) -> None:
         """Marks the run as failed."""
         self.write_json(FAILED, {"error": reason})
 
+    def clear_failure(self) -> None:
+        """Takes the mark away: the run goes on."""
+        (self.folder / FAILED).unlink(missing_ok=True)
+
     def log(self, step: int, **metrics: float) -> None:
         """Appends a line to `metrics.jsonl`, at once, so that it survives a crash.
 
-        A value that is not finite becomes null, because JSON has no NaN.
+        A value that is not finite becomes null, because JSON has no NaN. A line that
+        cannot be written, because the disk is full, is written with a later one.
         """
-        line = {"step": step, "seconds": round(self.seconds, 3)} | _finite(metrics)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        line = json.dumps({"step": step} | _finite(metrics))
+        self.lines.append(line)
+        try:
+            if self._whole:
+                _append(self.folder / METRICS, line)
+            else:
+                self.rewind(self.lines)
+        except OSError:
+            self._whole = False
+
+    def log_times(self, step: int, **times: float) -> None:
+        """Appends a line to `times.jsonl`, unless the disk is full."""
+        seconds = {"seconds": round(self.seconds, 3)}
+        with contextlib.suppress(OSError):
+            line = json.dumps({"step": step} | seconds | _finite(times))
+            _append(self.folder / TIMES, line)
+
+    def rewind(self, lines: Sequence[str]) -> None:
+        """Replaces `metrics.jsonl` by the lines that it had at a checkpoint."""
+        self.lines = list(lines)
+        atomic.write(self.folder / METRICS, "".join(f"{line}\n" for line in lines))
+        self._whole = True
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns all lines so far."""
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self.lines]
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -101,9 +205,9 @@ def new_folder(root: Path, name: str) -> Path:
             except FileExistsError:
                 number += 1
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"cannot make the folder {root / name}: {reason}. Give another with --runs."
+            f"cannot make the folder {root / name}: {_reason(error)}. Give another "
+            "with --runs."
         ) from None
 
 
@@ -133,5 +237,56 @@ def latest(root: Path, needs: str = "") -> Path:
     return max(done, key=lambda folder: (folder / RESULTS).stat().st_mtime)
 
 
-def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+def unfinished(root: Path, name: str) -> Path | None:
+    """Returns the newest run of this name, unless it ended well or there is none."""
+    begun = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
+    found = [
+        path.parent
+        for path in root.glob(f"*/{CONFIG}")
+        if begun.fullmatch(path.parent.name)
+    ]
+    if not found:
+        return None
+    newest = max(found, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
+    return None if (newest / RESULTS).exists() else newest
+
+
+def differences(then: Any, now: Any, key: str = "") -> list[str]:
+    """Returns "`key` was … and is …" for each value of nested tables that differs."""
+    before, after = _flat(then, key), _flat(now, key)
+    return [
+        f"`{key}` was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(table: Any, key: str = "") -> dict[str, Any]:
+    """Returns the values of nested tables by dotted keys."""
+    if not isinstance(table, dict):
+        return {key: table}
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, f"{key}.{name}" if key else name)
+    return flat
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(f"{line}\n")
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {k: v if math.isfinite(v) else None for k, v in metrics.items()}

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +26,21 @@ class Opened(NamedTuple):
     artifacts: Mapping[str, Any]
     network: Network
 
-    def params(self, step: int | None = None) -> Any:
-        """Returns the parameters after a step of training. None: the last ones.
+    def params(self) -> Any:
+        """Returns the last parameters that are whole.
 
         Raises:
-          CheckpointError: if they are missing or damaged.
+          CheckpointError: if none are.
         """
-        like = self.network.init(jax.random.key(self.config.seed))
-        return checkpoint.restore(self.folder, like, step)
+        return next(self._whole(newest_first=True))[1]
 
     def checkpoints(self) -> dict[int, Any]:
-        """Returns all parameters, by step. The first are those before training."""
-        return {step: self.params(step) for step in checkpoint.steps(self.folder)}
+        """Returns all parameters that are whole, by step.
+
+        Raises:
+          CheckpointError: if none are.
+        """
+        return dict(self._whole(newest_first=False))
 
     def task(self) -> Task:
         """Reads the data and returns the task.
@@ -53,6 +56,14 @@ class Opened(NamedTuple):
                     "since the run?"
                 )
         return task
+
+    def _whole(self, newest_first: bool) -> Iterator[tuple[int, Any]]:
+        like = jax.eval_shape(self.network.init, jax.random.key(self.config.seed))
+
+        def read(step: int) -> tuple[int, Any]:
+            return step, checkpoint.restore(self.folder, checkpoint.PARAMS, like, step)
+
+        return checkpoint.each_whole(self.folder, read, newest_first)
 
 
 def open_run(run: Path, cls: type[Experiment] | None = None) -> Opened:
@@ -120,25 +131,18 @@ def _read_artifact(file: Path) -> Any:
 
 def _check_config(run: Path, config: dict[str, Any]) -> None:
     """Raises if the config was edited since the run. Data may have moved."""
-    step = checkpoint.last_step(run)
-    then, now = _flat(checkpoint.read_config(run, step)), _flat(config)
+
+    def read(step: int) -> Any:
+        return checkpoint.read_about(run, step)["config"]
+
+    then = next(checkpoint.each_whole(run, read, newest_first=True))
     edited = [
-        f"`{key}` is {now.get(key)!r} but was {then.get(key)!r}"
-        for key in {**then, **now}
-        if now.get(key) != then.get(key) and not key.startswith("data.")
+        words
+        for words in folder.differences(then, config)
+        if not words.startswith("`data.")
     ]
     if edited:
         raise CheckpointError(
             f"{run / folder.CONFIG} was edited since the run: {', '.join(edited)}. "
             "Restore it, or train anew with --set."
         )
-
-
-def _flat(table: Any, key: str = "") -> dict[str, Any]:
-    """Returns the values of nested tables by dotted keys."""
-    if not isinstance(table, dict):
-        return {key: table}
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        flat |= _flat(value, f"{key}.{name}" if key else name)
-    return flat

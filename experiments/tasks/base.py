@@ -39,6 +39,8 @@ class Task(NamedTuple):
     """What is counted: "characters", "sequences"."""
     train_metrics: Callable[[float], dict[str, float]] = lambda loss: {}
     """The training loss to other metrics, such as bits per character."""
+    data: Mapping[str, str] = {}
+    """What was read: its source, and its SHA-256. Empty if nothing was."""
     artifacts: Mapping[str, Any] = {}
     """Files without which the parameters cannot be read: name to JSON content."""
     finish: Callable[[Any], dict[str, str]] = lambda params: {}

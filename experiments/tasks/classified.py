@@ -1,21 +1,17 @@
 """Whole sequences of different lengths, classified by their last state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from experiments.config.schema import Experiment, Weight
-from experiments.data import Classification, Sequences
+from experiments.data import Classification, Sequences, digest
 from experiments.tasks.sequences import numbered
 
 SIZES = "sizes.json"
-# Details of what is drawn: the noise of a batch, the order of an epoch, the changes to
-# a batch's sequences.
-NOISE, ORDER, CHANGES = 0, 1, 2
-
-Augment = Callable[[Sequences, np.random.Generator], Sequences]
-"""Returns a batch with random changes, to train on."""
+# Details of what is drawn: the noise of a batch, the order of an epoch.
+NOISE, ORDER = 0, 1
 
 
 class Classified(Experiment, frozen=True, kw_only=True):
@@ -58,11 +54,7 @@ def with_noise(sequences: Sequences, noise: float, seed: int, number: int) -> Se
     return sequences._replace(xs=xs)
 
 
-def make_task(
-    config: Classified,
-    sets: Classification,
-    augment: Augment = lambda batch, random: batch,
-) -> Any:
+def make_task(config: Classified, sets: Classification) -> Any:
     """Returns the task. From here on JAX is needed."""
     from experiments.models import classifier, readout
     from experiments.tasks.base import Probe, Task
@@ -80,7 +72,6 @@ def make_task(
     def batch(number: int) -> tuple[None, Any]:
         noise, seed = config.input_noise, config.seed
         drawn = batch_of(sets.train, size, seed, number)
-        drawn = augment(drawn, numbered(seed, number, detail=CHANGES))
         drawn = with_noise(standardized(drawn), noise, seed, number)
         return None, (drawn, np.uint32(number)) if config.model.dropout else drawn
 
@@ -96,8 +87,19 @@ def make_task(
         probe=lambda params: Probe(*classifier.probe(test_set, params)),
         per_step=size,
         unit="sequences",
+        data={"source": sets.source, "sha256": digest(_arrays(sets))},
         artifacts=artifacts,
     )
+
+
+def _arrays(sets: Classification) -> dict[str, np.ndarray]:
+    """Returns all arrays of the data, by name."""
+    parts = {"train": sets.train, "test": sets.test}
+    return {
+        f"{part}.{name}": array
+        for part, sequences in parts.items()
+        for name, array in sequences._asdict().items()
+    }
 
 
 def _moments(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -30,7 +30,9 @@ class Texts(Struct, frozen=True, forbid_unknown_fields=True):
     """What is read."""
 
     path: str = ""
-    """A text file or a folder of them. Empty: Shakespeare, fetched once."""
+    """A text file or a folder of them. Empty: the `source`."""
+    source: Literal["shakespeare", "python"] = "shakespeare"
+    """Shakespeare is fetched once. The source code of Python needs no download."""
     held_out: Share = 0.05
     """The last share of each text, for validation."""
 
@@ -78,6 +80,8 @@ class Corpus(NamedTuple):
     windows: data.Windows
     """The training part, cut for the config's batches."""
     held_out: np.ndarray
+    read: dict[str, str]
+    """The source of the texts, and their SHA-256."""
 
 
 def read_corpus(config: LanguageModel, report: Report) -> Corpus:
@@ -87,7 +91,7 @@ def read_corpus(config: LanguageModel, report: Report) -> Corpus:
       ValueError, OSError: if it is missing, is not text, or is too short.
     """
     report("Reading the text. The first time, it is fetched.")
-    texts = data.load_texts(config.data.path)
+    texts = data.load_texts(config.data.path, config.data.source)
     report(texts.source)
     vocabulary = data.make_vocabulary(np.concatenate([text for _, text in texts.texts]))
     training, held_out = data.split_texts(texts.texts, config.data.held_out)
@@ -104,7 +108,10 @@ def read_corpus(config: LanguageModel, report: Report) -> Corpus:
             "or `optimizer.batch_size`, or give a longer text."
         )
     windows = data.stream(data.encode(vocabulary, training), size, config.window)
-    return Corpus(vocabulary, windows, data.encode(vocabulary, held_out))
+    # The names of files do not count: only what is in them, in their order.
+    contents = {str(n): text for n, (_, text) in enumerate(texts.texts)}
+    read = {"source": texts.source, "sha256": data.digest(contents)}
+    return Corpus(vocabulary, windows, data.encode(vocabulary, held_out), read)
 
 
 def _make(config: LanguageModel, corpus: Corpus) -> Any:
@@ -132,6 +139,7 @@ def _make(config: LanguageModel, corpus: Corpus) -> Any:
         per_step=config.optimizer.batch_size * config.window,
         unit="characters",
         train_metrics=lambda loss: {"bits": language_model.bits(loss)},
+        data=corpus.read,
         artifacts=artifacts,
         finish=partial(_sample, config, corpus, network.body),
     )

@@ -1,16 +1,16 @@
-"""The loop around the steps: a progress bar, evaluations, checkpoints, curves."""
+"""The loop around the steps: evaluations, checkpoints, metrics, a progress bar."""
 
+import contextlib
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import msgspec
 from rich import progress as bars
 from rich.console import Console
 
-from experiments.analysis.figures import plot_metrics
+from experiments.commands import Stopped
 from experiments.config.schema import Experiment
-from experiments.runs import checkpoint
 from experiments.runs.folder import Run
 from experiments.tasks.base import Task
 from experiments.training.interrupts import interrupts
@@ -18,105 +18,168 @@ from experiments.training.progress import (
     AVERAGED,
     Measured,
     Progress,
-    make_advance,
-    start,
+    Trainer,
 )
+from experiments.training.saving import Saver, evaluations, restore
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss, gradient or update is not finite. The state before it is saved."""
+
+
+class Trained(NamedTuple):
+    """What training leaves."""
+
+    params: Any
+    results: dict[str, float]
+    """The last evaluation."""
+    times: dict[str, float]
+    """Milliseconds per step, of this process: all, and outside the compiled program.
+    Empty without steps."""
 
 
 def train(
-    config: Experiment, task: Task, run: Run, console: Console
-) -> tuple[Any, dict[str, float]]:
-    """Trains, and leaves metrics, curves and checkpoints in the run's folder.
+    config: Experiment, task: Task, run: Run, console: Console, first: Progress
+) -> Trained:
+    """Trains, and leaves metrics and checkpoints in the run's folder.
 
-    A checkpoint is saved at every evaluation, including the one before the first step.
+    A checkpoint is saved at every evaluation, including the one before the first step,
+    every `save_minutes`, and when a signal asks the run to end. A run that goes on from
+    one (`saving.restore`) computes what it would have computed without a stop, to the
+    bit, on as many cores and devices of the same kind with the same versions.
+
     Where the host's CPU is several devices, batches are split over them. Parameters are
-    moved to the first device before they are evaluated, saved or returned, because any
-    program that reads them would otherwise run on all devices.
-
-    However the loop ends, by its last step, by Ctrl-C (which waits for the current
-    step) or by a loss that is not finite, the parameters before that step are saved and
-    the curves drawn. Only an error inside a step, which has taken the parameters by
-    then, leaves the checkpoint of the last evaluation as the last one.
-
-    Returns:
-      The parameters, and the last evaluation.
+    moved to the first device before they are evaluated or returned, because any program
+    that reads them would otherwise run on all devices.
 
     Raises:
-      FloatingPointError: if the loss or the gradient is not finite. The parameters
-        saved are those before that step.
-      KeyboardInterrupt: after Ctrl-C.
+      NotFiniteError: if a step is not finite, and `on_nonfinite` does not go on. The
+        progress before it is saved.
+      Stopped: after a signal. The progress is saved.
+      OSError: if several saves failed, one after the other.
     """
-    steps, progress = config.optimizer.steps, start(config, task)
-    advance = make_advance(config, task)
-    due, saved, results = evaluations_due(config), -1, {}
+    say = _say(console)
+    trainer, saver = Trainer(config, task), Saver(run, config, task, say)
+    due, steps, results = evaluations(config), config.optimizer.steps, {}
+    progress, spent, lines, evaluated = first, 0.0, len(run.lines), -1
     bar = _bar(console, task)
-
-    def save() -> int:
-        params, builtins = _on_one_device(progress), msgspec.to_builtins(config)
-        checkpoint.save(run.folder, progress.step, params, builtins)
-        return progress.step
-
     try:
         with interrupts() as interrupted, bar:
-            shown = bar.add_task(
-                "training", total=steps, loss=progress.average, rate=0.0, extra=""
-            )
+            shown = bar.add_task("training", total=steps, loss=0.0, rate=0.0, extra="")
             while True:
-                # Evaluate and save.
-                if due(progress.step):
+                # Save, and then evaluate: a run that goes on evaluates once more.
+                if progress.step in due and progress.step != evaluated:
+                    saver.save(progress, run.lines[:lines])
                     results = task.evaluate(_on_one_device(progress))
                     run.log(progress.step, **results)
                     words = ", ".join(f"{k} {v:.4f}" for k, v in results.items())
-                    bar.console.print(f"step {progress.step}/{steps}: {words}")
-                    saved = save()
+                    say(f"step {progress.step}/{steps}: {words}")
+                    evaluated = progress.step
                 if progress.step == steps:
                     break
-                if interrupted():
-                    raise KeyboardInterrupt
+                if signal := interrupted():
+                    saver.save(progress, run.lines[:lines])
+                    raise Stopped(
+                        f"stopped by {signal} after step {progress.step} of {steps}. "
+                        f"The checkpoint of step {saver.saved} is in {run.folder}. Go "
+                        "on from it with --resume auto."
+                    )
+                if saver.is_due():
+                    saver.save(progress, run.lines[:lines])
                 # Take a step, which counts unless it is not finite.
-                progress, measured = advance(progress)
-                _check_finite(progress, measured)
+                began = time.monotonic()
+                progress, measured = trainer.advance(progress)
+                if not measured.finite:
+                    what = ", ".join(trainer.not_finite(progress)) or "the update"
+                    words = f"step {progress.step + 1}: {what} is not finite"
+                    progress = _left_out(config, task, run, saver, progress, words)
+                    say(f"{words}. Batch {progress.batch - 1} is left out.")
+                    lines = len(run.lines)
+                    # A rollback takes the evaluation out of the metrics.
+                    evaluated = -1 if config.on_nonfinite == "rollback" else evaluated
+                    continue
                 # Show it, and log it now and then.
-                rate = progress.step * task.per_step / progress.seconds
                 averages = task.train_metrics(progress.average)
-                if progress.step % AVERAGED == 0 or due(progress.step):
-                    metrics = {"loss": progress.average, **averages}
-                    metrics["grad_norm"] = measured.grad_norm
-                    metrics[f"{task.unit}_per_second"] = round(rate, 1)
-                    run.log(progress.step, **metrics)
+                rate = (progress.step - first.step) * task.per_step / (spent or 1.0)
+                if progress.step % AVERAGED == 0 or progress.step in due:
+                    _log(run, task, progress, measured, averages, rate)
+                lines = len(run.lines)
                 extra = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                 loss = progress.average
-                bar.update(shown, advance=1, loss=loss, rate=rate, extra=extra)
+                bar.update(
+                    shown, completed=progress.step, loss=loss, rate=rate, extra=extra
+                )
+                spent += time.monotonic() - began
+    except (Stopped, NotFiniteError):
+        raise
+    except Exception:
+        # A batch that cannot be made, say. A step that failed has taken the buffers.
+        if not any(a.is_deleted() for a in jax.tree.leaves(progress.learner)):
+            with contextlib.suppress(OSError):
+                saver.save(progress, run.lines[:lines])
+        raise
     finally:
-        leaves = jax.tree.leaves(progress.learner.params)
-        if saved != progress.step and not any(a.is_deleted() for a in leaves):
-            save()
-        if names := [*task.train_metrics(1.0), *results]:
-            lines, file = run.metrics(), run.folder / "curves.png"
-            plot_metrics(lines, names, file, run.folder.name)
-    return _on_one_device(progress), results
+        trainer.close()
+    taken = progress.step - first.step
+    milliseconds = {
+        "milliseconds_per_step": 1e3 * spent / max(taken, 1),
+        "outside_the_program": 1e3 * (spent - trainer.seconds) / max(taken, 1),
+    }
+    return Trained(_on_one_device(progress), results, milliseconds if taken else {})
 
 
-def evaluations_due(config: Experiment) -> Callable[[int], bool]:
-    """Returns whether there is an evaluation after this number of steps."""
-    steps = config.optimizer.steps
-    count = min(config.evaluations, max(steps, 1))
-    due = {round(steps * i / count) for i in range(count + 1)}
-    return due.__contains__
+def _left_out(
+    config: Experiment,
+    task: Task,
+    run: Run,
+    saver: Saver,
+    progress: Progress,
+    words: str,
+) -> Progress:
+    """Returns the progress without a batch whose step was not finite.
 
-
-def _check_finite(progress: Progress, measured: Measured) -> None:
-    if not measured.finite:
-        raise FloatingPointError(
-            f"step {progress.step + 1}: the loss is {measured.loss}, the gradient's "
-            f"norm {measured.grad_norm}. The parameters from before this step are "
-            "saved. Lower `optimizer.learning_rate` or `optimizer.clip`, or check "
-            "the data."
+    Raises:
+      NotFiniteError: if that is not allowed, or too many were left out. The progress is
+        saved.
+    """
+    limit = 0 if config.on_nonfinite == "stop" else config.nonfinite_limit
+    if progress.left_out == limit:
+        saver.save(progress, run.lines)
+        left = f" {limit} were left out before." if limit else ""
+        raise NotFiniteError(
+            f"{words}, with batch {progress.batch}.{left} The state before it is "
+            "saved. Lower `optimizer.learning_rate` or `optimizer.clip`, or check the "
+            "data."
         )
+    after = {"batch": progress.batch + 1, "left_out": progress.left_out + 1}
+    if config.on_nonfinite == "rollback":
+        # Evaluations are at the same steps however often the run is stopped. The state
+        # goes with the batches, whose place is not moved back.
+        back = restore(run, config, task, evaluations(config))
+        progress = back._replace(state=progress.state)
+    run.log(progress.step, left_out=after["left_out"])
+    return progress._replace(**after)
+
+
+def _log(
+    run: Run,
+    task: Task,
+    progress: Progress,
+    measured: Measured,
+    averages: dict[str, float],
+    rate: float,
+) -> None:
+    norm = measured.grad_norm
+    run.log(progress.step, loss=progress.average, **averages, grad_norm=norm)
+    run.log_times(progress.step, **{f"{task.unit}_per_second": round(rate, 1)})
 
 
 def _on_one_device(progress: Progress) -> Any:
     return jax.device_put(progress.learner.params, jax.devices()[0])
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda words: console.print(words, markup=False, highlight=False)
 
 
 def _bar(console: Console, task: Task) -> bars.Progress:

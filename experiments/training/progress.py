@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments.config.schema import Experiment
 from experiments.tasks.base import Task
@@ -21,14 +22,16 @@ class Progress(NamedTuple):
     """All that the next step depends on, beside the config and the data."""
 
     step: int
-    """Steps that have been done, and so the number of the next batch."""
+    """Steps that have been done."""
+    batch: int
+    """The number of the next batch."""
+    left_out: int
+    """Batches that were left out, because their steps were not finite."""
     learner: train.Learner
     state: Any
     """The state that the next batch continues from. None before the first one."""
     average: float
     """The running average of the loss. NaN before the first step."""
-    seconds: float
-    """Seconds spent in steps."""
 
 
 class Measured(NamedTuple):
@@ -36,57 +39,84 @@ class Measured(NamedTuple):
 
     loss: float
     grad_norm: float
+    update_norm: float
 
     @property
     def finite(self) -> bool:
         """Whether the step changed anything: one that is not finite does not."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+        return all(map(math.isfinite, self))
 
 
 def start(config: Experiment, task: Task) -> Progress:
     """Returns the progress before the first step."""
     params = task.init(jax.random.key(config.seed))
     learner = train.init_learner(params, make_optimizer(config.optimizer))
-    return Progress(0, learner, None, math.nan, 0.0)
+    return Progress(0, 0, 0, learner, None, math.nan)
 
 
-def make_advance(
-    config: Experiment, task: Task
-) -> Callable[[Progress], tuple[Progress, Measured]]:
-    """Returns the function that takes one step of training.
+class Trainer:
+    """Takes steps. While one runs, a thread makes the next batch and places it."""
 
-    A step takes the buffers of the progress that it is given. One whose loss or
-    gradient is not finite leaves the parameters unchanged and does not count. While a
-    step runs, a thread makes the next batch and puts it on the devices.
-    """
-    value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
-    step = train.make_step(value_and_grad, make_optimizer(config.optimizer))
-    worker = ThreadPoolExecutor(1, "batches")
-    ahead: dict[int, Future[tuple[Any, Any]]] = {}
+    def __init__(self, config: Experiment, task: Task) -> None:
+        self._task = task
+        self._value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
+        optimizer = make_optimizer(config.optimizer)
+        self._step = train.make_step(self._value_and_grad, optimizer)
+        self._worker = ThreadPoolExecutor(1, "batches")
+        self._ahead: dict[int, Future[tuple[Any, Any]]] = {}
+        self.seconds = 0.0
+        """Seconds spent inside the compiled step, up to its loss."""
 
-    def placed(number: int, over: Sequence[Any]) -> tuple[Any, Any]:
-        fresh, batch = task.batch(number)
+    def close(self) -> None:
+        """Ends the thread, after the batch that it is making."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def advance(self, progress: Progress) -> tuple[Progress, Measured]:
+        """Takes one step of training, which takes the progress's buffers.
+
+        One whose loss, gradient or update is not finite leaves all unchanged, and does
+        not count.
+        """
+        number, over = progress.batch, devices.default_devices(progress.learner.params)
+        made = self._ahead.pop(number, None)
+        fresh, batch = made.result() if made else self._placed(number, over)
+        self._ahead = {number + 1: self._worker.submit(self._placed, number + 1, over)}
+        state = progress.state if fresh is None else fresh
+        began = time.monotonic()
+        learner, state, metrics = self._step(progress.learner, state, batch)
+        # Reading the loss waits for the step, so that no two are ever in flight.
+        measured = Measured(*map(float, metrics))
+        self.seconds += time.monotonic() - began
+        return progress._replace(
+            step=progress.step + measured.finite,
+            batch=number + measured.finite,
+            learner=learner,
+            state=state,
+            average=_averaged(progress, measured),
+        ), measured
+
+    def not_finite(self, progress: Progress) -> list[str]:
+        """Returns what is not finite in the next step: the loss, or leaves by name."""
+        fresh, batch = self._task.batch(progress.batch)
+        state = progress.state if fresh is None else fresh
+        (loss, _), grads = jax.jit(self._value_and_grad)(
+            progress.learner.params, state, batch
+        )
+        leaves = {"the loss": loss} | {
+            f"the gradient of `params{jax.tree_util.keystr(path)}`": leaf
+            for path, leaf in jax.tree.leaves_with_path(grads)
+        }
+        return [name for name, a in leaves.items() if not bool(jnp.isfinite(a).all())]
+
+    def _placed(self, number: int, over: Sequence[Any]) -> tuple[Any, Any]:
+        fresh, batch = self._task.batch(number)
         return fresh, devices.split((None, None, batch), over)[2]
 
-    def advance(progress: Progress) -> tuple[Progress, Measured]:
-        began = time.monotonic()
-        number, over = progress.step, devices.default_devices(progress.learner.params)
-        made = ahead.pop(number, None)
-        fresh, batch = made.result() if made else placed(number, over)
-        ahead[number + 1] = worker.submit(placed, number + 1, over)
-        state = progress.state if fresh is None else fresh
-        learner, state, metrics = step(progress.learner, state, batch)
-        # Reading the loss waits for the step, so that no two are ever in flight.
-        measured = Measured(float(metrics.loss), float(metrics.grad_norm))
-        done = progress.step + measured.finite
-        average = _averaged(progress.average, measured.loss, done)
-        seconds = progress.seconds + time.monotonic() - began
-        return Progress(done, learner, state, average, seconds), measured
 
-    return advance
-
-
-def _averaged(average: float, loss: float, steps: int) -> float:
+def _averaged(progress: Progress, measured: Measured) -> float:
+    average = progress.average
+    if not measured.finite:
+        return average
     if math.isnan(average):
-        return loss
-    return average + (loss - average) / min(steps, AVERAGED)
+        return measured.loss
+    return average + (measured.loss - average) / min(progress.step + 1, AVERAGED)

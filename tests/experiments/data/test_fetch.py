@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 import threading
@@ -166,6 +167,28 @@ def test_what_pip_says_is_shown(pip_fails):
     pip_fails("")
     with pytest.raises(FetchError, match="exit status 1"):
         data.load_vowels()
+
+
+def test_a_registry_that_never_answers_and_folders_of_killed_downloads(
+    served, cache, monkeypatch
+):
+    archive, registry = served
+    old, new = cache / "tmpold", cache / "tmpnew"
+    old.mkdir(parents=True)
+    new.mkdir()
+    os.utime(old, (0, 0))
+
+    def never(command, *, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", never)
+        with pytest.raises(FetchError, match="within 600 seconds"):
+            fetch.load(archive)
+    assert [*cache.iterdir()] == [new]
+    fetch.load(archive)
+    (command,) = registry.commands
+    assert "--no-build-isolation" in command  # nothing runs that no hash pins
 
 
 @pytest.mark.parametrize("home", ["", "relative"])

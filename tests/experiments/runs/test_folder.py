@@ -11,7 +11,9 @@ from experiments.tasks.vowels import Series
 
 
 def make(root, name="x"):
-    return folder.Run(root, name, Series())
+    run = folder.Run.create(root, name, Series())
+    run.close()
+    return run
 
 
 def test_runs_never_write_over_each_other(tmp_path):

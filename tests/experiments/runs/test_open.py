@@ -35,6 +35,14 @@ def test_all_checkpoints_are_there(language_run):
     np.testing.assert_array_equal(run.params().cell.b, params[60].cell.b)
 
 
+def test_damaged_checkpoints_are_left_out_with_a_note(copied, capsys):
+    (copied / "checkpoints" / "60" / "opt_state.safetensors").write_bytes(b"")
+    run = open_run(copied)
+    assert list(run.checkpoints()) == [0, 20, 40]
+    np.testing.assert_array_equal(run.params().cell.b, run.checkpoints()[40].cell.b)
+    assert "checkpoints/60 is damaged" in capsys.readouterr().err
+
+
 def test_another_text_than_the_run_s_is_refused(copied, tmp_path):
     """As many characters, but other ones: shapes and digests would fit."""
     (tmp_path / "text.txt").write_text("efgh" * 1000)
@@ -46,10 +54,10 @@ def test_another_text_than_the_run_s_is_refused(copied, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("model.hidden_size", 8, "`model.hidden_size` is 8 but was 16. Restore it"),
-        ("model.cell", "gru", "`model.cell` is 'gru' but was 'lstm'"),
-        ("model.chrono", 9.0, "`model.chrono` is 9.0 but was None"),
-        ("embedding_size", 3, "`embedding_size` is 3 but was 32"),
+        ("model.hidden_size", 8, "`model.hidden_size` was 16 and is 8. Restore it"),
+        ("model.cell", "gru", "`model.cell` was 'lstm' and is 'gru'"),
+        ("model.chrono", 9.0, "`model.chrono` was None and is 9.0"),
+        ("embedding_size", 3, "`embedding_size` was 32 and is 3"),
     ],
 )
 def test_an_edited_config_is_refused_field_by_field(copied, key, value, words):

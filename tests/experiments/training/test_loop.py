@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import jaxrnn
+from experiments.commands import Stopped
 from experiments.config.schema import Experiment, Model, Optimizer
 from experiments.runs import checkpoint, folder
 from experiments.tasks.base import Task
-from experiments.training import loop, progress
+from experiments.training import loop, progress, saving
 
 
 def square(params, state, x):
@@ -35,23 +36,28 @@ def toy(loss_fn, batches, metric=lambda params: {}, w=1.0):
     )
 
 
-def experiment(steps, evaluations=1):
+def experiment(steps, evaluations=1, **options):
     optimizer = Optimizer(steps=steps, batch_size=4, learning_rate=0.1, warmup=0.0)
     model = Model(cell="elman", hidden_size=1)
-    return Experiment(model=model, optimizer=optimizer, evaluations=evaluations)
+    options |= {"optimizer": optimizer, "evaluations": evaluations}
+    return Experiment(model=model, **options)
 
 
 def train(root, config, task):
-    run = folder.Run(root, "toy", config)
+    run = folder.Run.create(root, "toy", config)
     try:
-        return run, *loop.train(config, task, run, Console(quiet=True))
+        first = progress.start(config, task)
+        return run, *loop.train(config, task, run, Console(quiet=True), first)[:2]
     except Exception as error:
         error.run = run
         raise
+    finally:
+        run.close()
 
 
 def saved(run, step=None):
-    return checkpoint.restore(run.folder, {"w": jnp.ones(2)}, step)["w"]
+    step = checkpoint.last_step(run.folder) if step is None else step
+    return checkpoint.restore(run.folder, "params", {"w": jnp.ones(2)}, step)["w"]
 
 
 def test_steps_run_on_all_devices_and_what_follows_on_one(tmp_path):
@@ -99,68 +105,162 @@ def test_no_steps_leave_the_model_untrained(tmp_path):
     np.testing.assert_array_equal(saved(run), [0.5, 0.5])
 
 
+BAD = [jnp.asarray(x) for x in (1.0, 1.0, jnp.nan, 1.0, 1.0, 1.0)]
+
+
+def left(params):
+    return {"left": float(params["w"][0])}
+
+
 def test_a_loss_that_is_not_finite_stops_and_saves_what_was_good(tmp_path):
     """The third batch is NaN: two good steps are what the checkpoint holds."""
-    batches = [jnp.asarray(x) for x in (1.0, 1.0, jnp.nan, 1.0, 1.0)]
-    task = toy(square, batches, lambda p: {"left": float(p["w"][0])})
-    with pytest.raises(FloatingPointError, match="step 3: the loss is nan") as caught:
-        train(tmp_path, experiment(5, evaluations=5), task)
+    words = (
+        r"step 3: the loss, the gradient of `params\['w'\]` is not finite, with batch 2"
+    )
+    with pytest.raises(loop.NotFiniteError, match=words) as caught:
+        train(tmp_path, experiment(5, evaluations=5), toy(square, BAD, left))
     run = caught.value.run
     evaluated = [line["left"] for line in run.metrics() if "left" in line]
     assert checkpoint.steps(run.folder) == [0, 1, 2]
-    for step, left in enumerate(evaluated):
-        np.testing.assert_allclose(saved(run, step)[0], left)
-    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for step, value in enumerate(evaluated):
+        np.testing.assert_allclose(saved(run, step)[0], value)
+
+
+def test_an_update_that_is_not_finite_stops_too(tmp_path):
+    """Loss and gradient are finite, and the rate is infinite in float32."""
+    optimizer = Optimizer(steps=3, batch_size=4, learning_rate=1e38, warmup=0.0)
+    model = Model(cell="elman", hidden_size=1)
+    config = Experiment(model=model, optimizer=optimizer)
+
+    def steep(params, state, x):
+        return jnp.sum(1e3 * params["w"]), state
+
+    with pytest.raises(loop.NotFiniteError, match="step 1: the update is not") as error:
+        train(tmp_path, config, toy(steep, BAD))
+    np.testing.assert_array_equal(saved(error.value.run), [1, 1])
+
+
+def test_a_bad_batch_is_skipped(tmp_path):
+    """As if it were not there."""
+    config = experiment(5, evaluations=5, on_nonfinite="skip")
+    run, params, _ = train(tmp_path / "a", config, toy(square, BAD, left))
+    good = toy(square, [x for x in BAD if jnp.isfinite(x)], left)
+    other, expected, _ = train(tmp_path / "b", experiment(5, evaluations=5), good)
+    np.testing.assert_array_equal(params["w"], expected["w"])
+    assert checkpoint.read_about(run.folder, 5)["left_out"] == 1
+    noted = {"step": 2, "left_out": 1}
+    assert [line for line in run.metrics() if line != noted] == other.metrics()
+
+
+def test_after_a_rollback_the_steps_since_the_checkpoint_are_taken_on_new_batches(
+    tmp_path,
+):
+    """The checkpoint is that of step 0, and batches 3, 4 and 5 are left."""
+    config = experiment(3, evaluations=1, on_nonfinite="rollback")
+    run, params, _ = train(tmp_path / "a", config, toy(square, BAD, left))
+    _, expected, _ = train(tmp_path / "b", experiment(3), toy(square, BAD[3:], left))
+    np.testing.assert_array_equal(params["w"], expected["w"])
+    about = checkpoint.read_about(run.folder, 3)
+    assert (about["batch"], about["left_out"]) == (6, 1)
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_only_so_many_batches_may_be_bad(tmp_path, policy):
+    bad = toy(square, lambda number: (None, jnp.asarray(jnp.nan)), left)
+    config = experiment(5, on_nonfinite=policy, nonfinite_limit=3)
+    with pytest.raises(loop.NotFiniteError, match=r"with batch 3\. 3 were left out"):
+        train(tmp_path, config, bad)
 
 
 def test_a_step_that_is_not_finite_does_not_count():
     """Progress is a value: the step after it starts from the same one."""
     batches = [jnp.asarray(x) for x in (1.0, jnp.nan)]
     config, task = experiment(5), toy(square, batches)
-    advance, first = progress.make_advance(config, task), progress.start(config, task)
+    trainer, first = progress.Trainer(config, task), progress.start(config, task)
     assert first.step == 0 and np.isnan(first.average)
-    second, measured = advance(first)
+    second, measured = trainer.advance(first)
     assert measured.finite and second.step == 1 and second.average == measured.loss
-    left = np.asarray(second.learner.params["w"])
-    third, measured = advance(second)
-    assert not measured.finite and third.step == 1
-    np.testing.assert_array_equal(third.learner.params["w"], left)
+    before = np.asarray(second.learner.params["w"])
+    third, measured = trainer.advance(second)
+    assert not measured.finite and (third.step, third.batch) == (1, 1)
+    np.testing.assert_array_equal(third.learner.params["w"], before)
+    trainer.close()
+
+
+def test_a_save_that_fails_is_tried_again(tmp_path, monkeypatch, capsys):
+    """The disk is full for two saves of three: the run goes on, and all is there."""
+    save, calls = checkpoint.save, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) in (2, 3):
+            raise OSError(28, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    config, task = experiment(4, evaluations=4), toy(square, BAD[:1] * 4, left)
+    run = folder.Run.create(tmp_path, "toy", config)
+    loop.train(config, task, run, Console(), progress.start(config, task))
+    assert checkpoint.steps(run.folder) == [0, 3, 4]
+    assert capsys.readouterr().out.count("could not be saved: No space left") == 2
+
+
+def test_a_disk_that_stays_full_ends_the_run(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    task = toy(square, BAD[:1] * 9, left)
+    with pytest.raises(OSError, match=r"step 2 could not be saved.*try 3 of 3"):
+        train(tmp_path, experiment(9, evaluations=9), task)
 
 
 @pytest.fixture
-def on_ctrl_c(request):
-    """What the process does at Ctrl-C, whatever it was started with."""
-    before = signal.signal(signal.SIGINT, request.param)
-    yield request.param
-    signal.signal(signal.SIGINT, before)
+def on_signal(request):
+    """What the process does at a signal, whatever it was started with."""
+    number, handler = request.param
+    before = signal.signal(number, handler)
+    yield number, handler
+    signal.signal(number, before)
 
 
 @pytest.mark.parametrize(
-    "on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True
+    "on_signal",
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.SIG_IGN),
+    ],
+    indirect=True,
 )
-def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
-    """The signal comes while step 3 runs and the next batch is made: three steps are
-    what is saved. A process that ignores it, as one in a script's background does,
-    goes on to the end."""
-    seen = []
+def test_a_signal_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_signal):
+    """It comes while the fourth batch is made, beside step 3 or early in step 4. A
+    process that ignores it, as one in a script's background does, goes on."""
+    seen, (number, handler) = [], on_signal
 
-    def batch(number):
-        if number == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+    def batch(place):
+        if place == 3:
+            os.kill(os.getpid(), number)
         return None, jnp.ones(())
 
     def loss_fn(params, state, x):
         jax.debug.callback(lambda w: seen.append(float(w)), params["w"][0])
         return square(params, state, x)
 
-    config, ignored = experiment(9), on_ctrl_c is signal.SIG_IGN
-    run = folder.Run(tmp_path, "stopped", config)
-    with contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
-        loop.train(config, toy(loss_fn, batch), run, Console(quiet=True))
-    steps = 9 if ignored else 3
-    assert len(seen) == steps and checkpoint.steps(run.folder) == [0, steps]
+    config, ignored = experiment(9), handler is signal.SIG_IGN
+    run = folder.Run.create(tmp_path, "stopped", config)
+    stopped = pytest.raises(
+        Stopped, match=f"stopped by {number.name} after step [34] of 9"
+    )
+    with contextlib.nullcontext() if ignored else stopped:
+        task = toy(loss_fn, batch)
+        first = progress.start(config, task)
+        loop.train(config, task, run, Console(quiet=True), first)
+    steps = checkpoint.last_step(run.folder)
+    assert len(seen) == steps and steps in ([9] if ignored else [3, 4])
     assert saved(run)[0] < seen[-1]
-    assert signal.getsignal(signal.SIGINT) is on_ctrl_c
+    assert signal.getsignal(number) is handler
 
 
 @pytest.mark.parametrize(
@@ -168,5 +268,4 @@ def test_ctrl_c_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_ctrl_c):
     [(0, 3, {0}), (60, 3, {0, 20, 40, 60}), (3, 10**6, {0, 1, 2, 3})],
 )
 def test_when_to_evaluate(steps, evaluations, expected):
-    due = loop.evaluations_due(experiment(steps, evaluations))
-    assert {step for step in range(100) if due(step)} == expected
+    assert saving.evaluations(experiment(steps, evaluations)) == expected

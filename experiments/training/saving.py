@@ -1,0 +1,155 @@
+"""Checkpoints of training: what a run needs to go on to the bit."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import jax
+import msgspec
+
+from experiments.config.schema import Experiment
+from experiments.runs import checkpoint
+from experiments.runs.checkpoint import CheckpointError
+from experiments.runs.folder import Run, differences
+from experiments.tasks.base import Task
+from experiments.training.progress import Progress, start
+from jaxrnn import train
+
+# Saves that may fail one after the other. A full disk is often emptied by somebody;
+# after hours of them the training would be lost anyway.
+TRIES = 3
+# Keys that may change before a run goes on: they decide when it stops, is saved, or
+# where its data lie, and never what it computes.
+FREE = ("on_nonfinite", "nonfinite_limit", "save_minutes", "data.path")
+FREE_WORDS = tuple(f"`{key}` " for key in FREE)
+
+
+class Saver:
+    """Saves the progress of one run. A save that fails is reported, and tried again."""
+
+    def __init__(
+        self, run: Run, config: Experiment, task: Task, report: Callable[[str], None]
+    ) -> None:
+        self._run, self._config, self._task = run, config, task
+        self._report = report
+        self._failures, self._last = 0, time.monotonic()
+        self.saved = -1
+        """The step of the last checkpoint that was written."""
+
+    def is_due(self) -> bool:
+        """Returns whether the last try was `save_minutes` ago."""
+        return time.monotonic() - self._last > 60 * self._config.save_minutes
+
+    def save(self, progress: Progress, lines: Sequence[str]) -> None:
+        """Writes a checkpoint, unless there is one of this step.
+
+        Args:
+          progress: of which the buffers are alive.
+          lines: those of `metrics.jsonl`, up to this step and without its evaluation,
+            which a run that goes on makes again.
+
+        Raises:
+          OSError: if this was the last try.
+        """
+        if self.saved == progress.step:
+            return
+        self._last = time.monotonic()
+        about = {
+            "step": progress.step,
+            "batch": progress.batch,
+            "left_out": progress.left_out,
+            # JSON has no NaN.
+            "average": None if math.isnan(progress.average) else progress.average,
+            "lines": list(lines),
+            "config": msgspec.to_builtins(self._config),
+            "data": _hash_alone(self._task.data),
+        }
+        try:
+            trees = jax.device_get(_trees(progress))
+            checkpoint.save(self._run.folder, progress.step, trees, about)
+        except (OSError, CheckpointError) as error:
+            self._failures += 1
+            reason = getattr(error, "strerror", None) or error
+            words = f"step {progress.step} could not be saved: {reason}"
+            if self._failures == TRIES:
+                raise OSError(f"{words}. It was try {TRIES} of {TRIES}.") from error
+            self._report(f"error: {words}. The run goes on, and tries again.")
+            return
+        self._failures, self.saved = 0, progress.step
+        checkpoint.thin(self._run.folder, evaluations(self._config))
+
+
+def evaluations(config: Experiment) -> set[int]:
+    """Returns the steps after which there is an evaluation."""
+    steps = config.optimizer.steps
+    count = min(config.evaluations, max(steps, 1))
+    return {round(steps * i / count) for i in range(count + 1)}
+
+
+def restore(
+    run: Run, config: Experiment, task: Task, among: Container[int] = range(sys.maxsize)
+) -> Progress:
+    """Returns the progress of the newest checkpoint that is whole, and rewinds metrics.
+
+    A note names those that are damaged. `among` limits the steps.
+
+    Raises:
+      CheckpointError: if none is whole, or it is of another config or of other data.
+    """
+    first = start(config, task)
+
+    def read(step: int) -> Progress | None:
+        if step not in among:
+            return None
+        about = checkpoint.read_about(run.folder, step)
+        _check_same(run, about, config, task)
+        trees = {
+            name: checkpoint.restore(run.folder, name, like, step)
+            for name, like in _likes(task, first, step).items()
+        }
+        run.rewind(about["lines"])
+        average = math.nan if about["average"] is None else about["average"]
+        counts = {name: about[name] for name in ("step", "batch", "left_out")}
+        learner = train.Learner(trees["params"], trees["opt_state"])
+        state = trees.get("state")
+        return Progress(**counts, learner=learner, state=state, average=average)
+
+    found = checkpoint.each_whole(run.folder, read, newest_first=True)
+    return next(progress for progress in found if progress is not None)
+
+
+def _trees(progress: Progress) -> dict[str, Any]:
+    """Returns the trees of a checkpoint, by name. A state of None is not saved."""
+    return {**progress.learner._asdict(), "state": progress.state}
+
+
+def _likes(task: Task, first: Progress, step: int) -> dict[str, Any]:
+    """Returns trees of shapes, as `_trees` after this step."""
+    fresh, batch = task.batch(0)
+    state = jax.eval_shape(task.loss_fn, first.learner.params, fresh, batch)[1]
+    trees = _trees(first._replace(state=state if step else None))
+    return {name: tree for name, tree in trees.items() if tree is not None}
+
+
+def _check_same(
+    run: Run, about: dict[str, Any], config: Experiment, task: Task
+) -> None:
+    """Raises if the run was begun with another config, or on other data."""
+    kinds = {
+        "the config": differences(about["config"], msgspec.to_builtins(config)),
+        "the data": differences(_hash_alone(about["data"]), _hash_alone(task.data)),
+    }
+    for kind, found in kinds.items():
+        changed = [words for words in found if not words.startswith(FREE_WORDS)]
+        if changed:
+            raise CheckpointError(
+                f"{run.folder} cannot go on, because {kind} changed: "
+                f"{', '.join(changed)}. Restore it, or begin anew: --resume never."
+            )
+
+
+def _hash_alone(data: Mapping[str, str]) -> dict[str, str]:
+    """Returns the hash of the data without their source: a file may have moved."""
+    return {name: value for name, value in data.items() if name == "sha256"}
