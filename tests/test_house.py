@@ -85,7 +85,8 @@ FLOORS = {
     "jaxrnn.shipping": 6,
     "jaxrnn.flow": 7,
     "jaxrnn.layers": 7,  # their public names
-    "jaxrnn.interop": 0,
+    "jaxrnn.interop.biases": 0,
+    "jaxrnn.interop.keys": 1,
     "jaxrnn.interop.layouts": 0,
     "jaxrnn.modules": 0,
     "jaxrnn.modules.conventions": 6,
@@ -94,7 +95,14 @@ FLOORS = {
     "jaxrnn.modules.keras": 7,
     "jaxrnn.modules.linen": 8,
     "jaxrnn.modules.nnx": 8,
-    "jaxrnn": 8,  # the public names
+    "jaxrnn.interop.weights": 5,
+    "jaxrnn.interop.equinox": 7,
+    "jaxrnn.interop.flax": 7,
+    "jaxrnn.interop.haiku": 7,
+    "jaxrnn.interop.keras": 7,
+    "jaxrnn.interop.torch": 7,
+    "jaxrnn.interop": 8,
+    "jaxrnn": 9,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
 # top.
@@ -159,7 +167,6 @@ FLOORS_OF_EXPERIMENTS = {
 FLOORS_OF_BENCHMARKS = {
     "benchmarks": 0,
     "benchmarks.measure": 0,
-    "benchmarks.peers.layout": 0,
     "benchmarks.problem": 0,
     "benchmarks.profile": 0,
     "benchmarks.results": 0,
@@ -201,6 +208,7 @@ CELLS = {
     and name.rpartition(".")[2] not in NO_CELLS
 }
 KNOW_CELLS = CELLS | {"jaxrnn", "jaxrnn.cells.noise", "jaxrnn.initializers"}
+KNOW_CELLS |= {"jaxrnn.interop.weights"}
 KNOW_CELLS |= {
     f"jaxrnn.modules.{name}" for name in ("conventions", "equinox", "flax", "keras")
 }
@@ -213,6 +221,10 @@ OUTSIDE_OF = {
     "jaxrnn.modules.linen": {"flax"},
     "jaxrnn.modules.nnx": {"flax"},
     "jaxrnn.train": {"optax"},  # only where parameters are updated
+}
+# Other libraries, imported inside the functions that need them.
+OUTSIDE_OF |= {
+    f"jaxrnn.interop.{name}": {name} for name in ("equinox", "flax", "torch")
 }
 
 NO_NAMES = {"utils", "util", "common", "misc", "helpers", "_src"}

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import Contestant, Maker
-from benchmarks.peers.layout import weights
 from benchmarks.problem import Problem
-from jaxrnn import devices
-
-# PyTorch's names of the arrays that `layout.weights` returns.
-KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+from jaxrnn import devices, interop
+from jaxrnn.interop.weights import weights_of
+from jaxrnn.layers import BothWays
 
 
 def torch_rnn(cell: str, layers: Any, dropout: float = 0.0) -> Any:
@@ -23,15 +21,11 @@ def torch_rnn(cell: str, layers: Any, dropout: float = 0.0) -> Any:
     import torch
 
     make = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[cell]
-    tensors = {}
-    for number, ways in enumerate(layers):
-        for params, way in zip(ways, ("", "_reverse"), strict=False):
-            for kind, a in zip(KINDS, weights(params), strict=True):
-                tensors[f"{kind}_l{number}{way}"] = torch.tensor(a.T)
-    sizes = weights(layers[0][0])
+    first = layers[0][0]
     ways = {"bidirectional": len(layers[0]) == 2, "dropout": dropout}
-    rnn = make(len(sizes.w_ih), len(sizes.w_hh), len(layers), **ways)
-    rnn.load_state_dict(tensors)
+    rnn = make(len(first.w_ih), len(first.w_hh), len(layers), **ways)
+    trees = [BothWays(*both) if len(both) == 2 else both[0] for both in layers]
+    rnn.load_state_dict(interop.to_torch(trees))
     return rnn
 
 
@@ -85,8 +79,9 @@ def onnx_session(problem: Problem, stateful: bool = False) -> tuple[Any, list[st
 
     # The graph has one operator, with a leading axis for its one direction.
     cell, (size, batch, _, hidden) = problem.cell, problem.shape
-    w_ih, w_hh, b, b_hh = weights(problem.params, "onnx")
-    arrays = {"W": w_ih.T, "R": w_hh.T, "B": np.concatenate([b, b_hh])}
+    given = weights_of(problem.params, "onnx")
+    biases = np.concatenate([given.b_ih, given.b_hh])
+    arrays = {"W": given.w_ih, "R": given.w_hh, "B": biases}
     arrays = {name: np.ascontiguousarray(a[None]) for name, a in arrays.items()}
     tensors = [numpy_helper.from_array(a, name) for name, a in arrays.items()]
     operator = {"elman": "RNN", "lstm": "LSTM", "gru": "GRU"}[cell]

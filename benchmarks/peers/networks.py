@@ -7,16 +7,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 import jaxrnn
 from benchmarks.contest import Contestant, Maker, from_outputs
 from benchmarks.networks import LINEAR, NETWORKS, Network
 from benchmarks.peers import libraries, linear, native, ours
-from benchmarks.peers.layout import weights
 from benchmarks.peers.scans import zeros
 from benchmarks.problem import Problem
-from jaxrnn import cells, layers
+from jaxrnn import cells, interop, layers
 
 IN_PARALLEL = {"lru": jaxrnn.make_lru, "min_gru": jaxrnn.make_min_gru}
 
@@ -97,16 +95,15 @@ def keras(problem: Problem, network: Network) -> Contestant | None:
     import keras as library
     from keras import layers
 
-    (size, batch, inputs, hidden), gru = problem.shape, network.cell == "gru"
-    make = layers.GRU if gru else layers.LSTM
+    size, batch, inputs, hidden = problem.shape
+    make = layers.GRU if network.cell == "gru" else layers.LSTM
     model, params = library.Sequential(), []
     for ways in problem.params:
         if network.dropout and params:
             model.add(layers.Dropout(network.dropout))
         one = make(hidden, return_sequences=True)
         model.add(layers.Bidirectional(one) if network.both_ways else one)
-        for w_ih, w_hh, b, b_hh in (weights(way, "keras") for way in ways):
-            params += [w_ih, w_hh, np.stack([b, b_hh]) if gru else b]
+        params += [array for way in ways for array in interop.to_keras(way)]
     model.build((batch, size, inputs))
     seeds = [variable.value for variable in model.non_trainable_variables]
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxrnn
 from benchmarks import contest, measure, problem, report, results, run, tables
-from benchmarks.peers import layout, ours
+from benchmarks.peers import ours
 from benchmarks.profile import operations
 
 KINDS = (*contest.KINDS, "parameters")
@@ -93,21 +92,6 @@ def test_lengths_and_resets(monkeypatch):
     assert (lengths.min(), lengths.max()) == (4, 100)
     assert lengths.mean() == pytest.approx(50, abs=3)
     assert ours.resets(masked)["reset"].mean() == pytest.approx(0.1, abs=0.02)
-
-
-@pytest.mark.parametrize("library", ["", *layout.ORDERS])
-def test_weights_in_another_order_of_gates(library):
-    """Each gate's columns are found where the library's order has its letter."""
-    params = jaxrnn.gru.init(jax.random.key(0), 2, 3)._replace(
-        b=jnp.arange(9.0), b_hn=jnp.array([9.0, 10.0, 11.0])
-    )
-    order = layout.ORDERS.get(library, {}).get("rzn", "rzn")
-    found = layout.weights(params, library)
-    for number, gate in enumerate("rzn"):
-        here, there = (slice(3 * n, 3 * n + 3) for n in (number, order.index(gate)))
-        for given, packed in zip(params, found[:3], strict=False):
-            assert np.array_equal(given[..., here], packed[..., there])
-        assert np.array_equal(found.b_hh[there], params.b_hn * (gate == "n"))
 
 
 def point(cell="lstm", shape=(7, 3, 4, 5), **milliseconds):

@@ -1,14 +1,14 @@
-"""Writes PyTorch's answers for `tests/test_pytorch.py`. It needs torch.
+"""Writes PyTorch's answers for `tests/interop/test_pytorch.py`. It needs torch.
 
     python -m tests.golden.make_pytorch
 
-Each file holds the weights of an `nn.LSTM`, with or without a projection, an `nn.GRU`
-or an `nn.RNN`, inputs with lengths, initial states, and what PyTorch makes of them as a
-packed sequence: outputs, last states, and the gradient of a loss with respect to all of
-these, in float64.
+Each file holds the weights of an `nn.LSTM`, `nn.GRU` or `nn.RNN`, inputs with lengths,
+initial states, and what PyTorch makes of them as a packed sequence: outputs, last
+states, and the gradient of a loss with respect to all of these, in float64.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,29 +16,18 @@ import torch
 FOLDER = Path(__file__).parent
 # Some sequences are shorter than the batch's longest.
 SIZE, LENGTHS, INPUTS, HIDDEN = 5, (5, 3, 1), 3, 2
-# Of a projected LSTM, whose output is narrower than its memory.
-WIDE, PROJECTION = 5, 2
-MODULES = {
-    "lstm": torch.nn.LSTM,
-    "gru": torch.nn.GRU,
-    "elman": torch.nn.RNN,
-    "projected": torch.nn.LSTM,
-}
+MODULES = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}
 
 
-def answers(cell: str, depth: int, both: bool) -> dict[str, np.ndarray]:
+def answers(cell: str, depth: int, both: bool, **options: Any) -> dict[str, np.ndarray]:
     """Returns all arrays of one module, by name."""
     torch.manual_seed(10 * depth + both)
-    options = {"num_layers": depth, "bidirectional": both, "dtype": torch.float64}
-    widths = [HIDDEN, HIDDEN] if cell == "lstm" else [HIDDEN]  # of h and of c
-    if cell == "projected":
-        options["proj_size"], widths = PROJECTION, [PROJECTION, WIDE]
-    rnn = MODULES[cell](INPUTS, widths[-1], **options)
+    options |= {"num_layers": depth, "bidirectional": both, "dtype": torch.float64}
+    rnn = MODULES[cell](INPUTS, options.pop("hidden_size", HIDDEN), **options)
     xs = torch.randn(SIZE, len(LENGTHS), INPUTS, dtype=torch.float64)
-    states = [
-        torch.randn((1 + both) * depth, len(LENGTHS), width, dtype=torch.float64)
-        for width in widths
-    ]
+    sizes = [rnn.proj_size or rnn.hidden_size, rnn.hidden_size][: 1 + (cell == "lstm")]
+    shapes = [((1 + both) * depth, len(LENGTHS), size) for size in sizes]
+    states = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     given = {"xs": xs, "h0": states[0]} | ({"c0": states[1]} if states[1:] else {})
     for tensor in given.values():
         tensor.requires_grad_()
@@ -61,5 +50,11 @@ if __name__ == "__main__":
     for cell in MODULES:
         for depth in (1, 2, 3):
             for both in (False, True):
-                name = f"{cell}_{depth}{'_bidirectional' if both else ''}.npz"
-                np.savez_compressed(FOLDER / name, **answers(cell, depth, both))
+                name = f"{cell}_{depth}{'_bidirectional' if both else ''}"
+                found = answers(cell, depth, both)
+                np.savez_compressed(FOLDER / f"{name}.npz", **found)
+                if cell == "lstm":
+                    found = answers(cell, depth, both, hidden_size=3, proj_size=2)
+                    np.savez_compressed(FOLDER / f"{name}_projected.npz", **found)
+    unbiased = answers("gru", 2, False, bias=False)
+    np.savez_compressed(FOLDER / "gru_2_unbiased.npz", **unbiased)
