@@ -102,6 +102,15 @@ FLOORS = {
     "jaxrnn.interop.keras": 7,
     "jaxrnn.interop.torch": 7,
     "jaxrnn.interop": 8,
+    "jaxrnn.interop.onnx.graph": 0,
+    "jaxrnn.interop.onnx.package": 0,
+    "jaxrnn.interop.onnx.recurrence": 0,
+    "jaxrnn.interop.onnx.operators": 1,
+    "jaxrnn.interop.onnx.cells": 5,
+    "jaxrnn.interop.onnx.weights": 6,
+    "jaxrnn.interop.onnx.exporting": 7,
+    "jaxrnn.interop.onnx.importing": 7,
+    "jaxrnn.interop.onnx": 8,
     "jaxrnn": 9,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
@@ -212,10 +221,12 @@ KNOW_CELLS |= {"jaxrnn.interop.weights"}
 KNOW_CELLS |= {
     f"jaxrnn.modules.{name}" for name in ("conventions", "equinox", "flax", "keras")
 }
+KNOW_CELLS |= {f"jaxrnn.interop.onnx.{m}" for m in ("cells", "exporting", "weights")}
 
 OUTSIDE = {"jax", "numpy", "jaxtyping"}
 OUTSIDE_OF = {
     "jaxrnn.files": {"safetensors"},
+    "jaxrnn.interop.onnx.package": {"onnx"},
     "jaxrnn.modules.equinox": {"equinox"},  # the library whose layers it has
     "jaxrnn.modules.keras": {"keras"},
     "jaxrnn.modules.linen": {"flax"},
