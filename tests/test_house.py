@@ -101,7 +101,7 @@ FLOORS = {
     "jaxrnn.interop.haiku": 7,
     "jaxrnn.interop.keras": 7,
     "jaxrnn.interop.torch": 7,
-    "jaxrnn.interop": 8,
+    "jaxrnn.interop": 9,
     "jaxrnn.interop.onnx.graph": 0,
     "jaxrnn.interop.onnx.package": 0,
     "jaxrnn.interop.onnx.recurrence": 0,
@@ -111,7 +111,7 @@ FLOORS = {
     "jaxrnn.interop.onnx.exporting": 7,
     "jaxrnn.interop.onnx.importing": 7,
     "jaxrnn.interop.onnx": 8,
-    "jaxrnn": 9,  # the public names
+    "jaxrnn": 10,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
 # top.
