@@ -14,6 +14,7 @@ whatever is changed in a checkpoint, or taken from another one, is found.
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -31,6 +32,8 @@ PARAMS = "params"
 # The newest checkpoints are kept for those that turn out to be damaged; those of
 # evaluations for the microscope, which needs no more than this many of them.
 NEWEST, EVALUATED = 3, 20
+# Checkpoints, and what a process that was killed in a save left of one.
+OURS = re.compile(r"\d+|\.\d+\.(part|old)")
 
 T = TypeVar("T")
 
@@ -189,11 +192,12 @@ def thin(run: Path, evaluated: Container[int]) -> None:
     at_evaluations = [step for step in there if step in evaluated]
     stride = -(-len(at_evaluations) // EVALUATED) or 1
     kept = {*there[-NEWEST:], *at_evaluations[::stride], *at_evaluations[-1:]}
-    for step in there:
-        if step not in kept:
-            # The manifest first: a folder without one is no checkpoint.
-            (run / FOLDER / str(step) / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(run / FOLDER / str(step), ignore_errors=True)
+    for folder in (run / FOLDER).iterdir():
+        if OURS.fullmatch(folder.name) and folder.name not in map(str, kept):
+            # The manifest first: a folder without one is no checkpoint. What a killed
+            # process left goes too.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_equal(path: Path, tree: Any) -> None:
