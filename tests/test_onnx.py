@@ -717,6 +717,7 @@ def test_in_double_precision():
         from_onnx(model)
 
 
+@pytest.mark.slow
 def test_a_cell_by_the_equations_of_onnx_has_a_right_adjoint():
     functions = Activation("Sigmoid"), Activation("Elu", 0.5)
     recurrence = Recurrence("GRU", functions, clip=0.5)
