@@ -171,6 +171,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.microscope": 10,
     "experiments.profiles": 10,
     "experiments.truncation_bias": 10,
+    "experiments.twin": 10,
     "experiments.sweep": 11,  # runs them
 }
 FLOORS_OF_BENCHMARKS = {
