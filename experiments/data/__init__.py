@@ -1,12 +1,12 @@
-"""Real data: texts by the byte, and short multivariate series to classify.
+"""Real data: texts by the byte, and sequences and images to classify.
 
-`fetch.py` gets an archive by its hash and caches its content. `text.py`, `vowels.py`
-and `digits.py` name what to get, and bring it into the shape that a recurrent network
-reads: time first.
+`fetch.py` gets an archive by its hash and caches its content. The other modules name
+what to get, and bring it into the shape that a recurrent network reads: time first.
 """
 
 from experiments.data.digits import SPEAKERS, Digits, Speaker, load_digits
 from experiments.data.fetch import FetchError, HashError, digest
+from experiments.data.mnist import Images, load_mnist
 from experiments.data.sequences import Classification, Sequences
 from experiments.data.text import (
     Corpus,
@@ -27,6 +27,7 @@ __all__ = [
     "Digits",
     "FetchError",
     "HashError",
+    "Images",
     "Sequences",
     "Speaker",
     "Windows",
@@ -34,6 +35,7 @@ __all__ = [
     "digest",
     "encode",
     "load_digits",
+    "load_mnist",
     "load_texts",
     "load_vowels",
     "make_vocabulary",

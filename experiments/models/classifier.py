@@ -14,6 +14,9 @@ from experiments.data.sequences import Sequences
 from experiments.models.readout import ModelParams, key_of, read_out
 from jaxrnn import layers
 
+# Sequences that the microscope looks at.
+PROBED = 64
+
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -75,7 +78,9 @@ def make_accuracy(body: layers.Layer, test: Sequences) -> Any:
 def probe(sequences: Sequences, params: ModelParams) -> tuple[Array, Any]:
     """Returns the sequences of the commonest length, and the loss at their ends."""
     length = np.bincount(sequences.lengths).argmax()
-    chosen = sequences.lengths == length
+    (chosen,) = np.nonzero(sequences.lengths == length)
+    # Evenly spread, as a set may be in the order of its classes.
+    chosen = chosen[:: -(-len(chosen) // PROBED)]
     labels = sequences.labels[chosen]
 
     def loss(_: Any, hs: Array) -> Array:

@@ -12,6 +12,7 @@ from experiments.tasks.adding import Adding
 from experiments.tasks.copying import Copying
 from experiments.tasks.digits import Digits
 from experiments.tasks.language_model import LanguageModel
+from experiments.tasks.mnist import Mnist
 from experiments.tasks.recall import Recall
 from experiments.tasks.recall_stream import RecallStream
 from experiments.tasks.temporal_order import TemporalOrder
@@ -22,6 +23,7 @@ TASKS = (
     Copying,
     Digits,
     LanguageModel,
+    Mnist,
     Recall,
     RecallStream,
     TemporalOrder,

@@ -54,12 +54,25 @@ def with_noise(sequences: Sequences, noise: float, seed: int, number: int) -> Se
     return sequences._replace(xs=xs)
 
 
-def make_task(config: Classified, sets: Classification) -> Any:
-    """Returns the task. From here on JAX is needed."""
+def make_task(
+    config: Classified,
+    sets: Classification,
+    *,
+    by_channel: bool = True,
+) -> Any:
+    """Returns the task. From here on JAX is needed.
+
+    Args:
+      config: its config.
+      sets: what is read.
+      by_channel: whether each channel is standardized on its own. If not, all have one
+        mean and deviation: the channels of an image are pixels, and those at its edge
+        hardly vary.
+    """
     from experiments.models import classifier, readout
     from experiments.tasks.base import Probe, Task
 
-    mean, deviation = _moments(sets.train)
+    mean, deviation = moments(sets.train, by_channel)
 
     def standardized(part: Sequences) -> Sequences:
         return part._replace(xs=(part.xs - mean) / deviation)
@@ -102,10 +115,15 @@ def _arrays(sets: Classification) -> dict[str, np.ndarray]:
     }
 
 
-def _moments(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation `[I]` over all steps within the lengths."""
+def moments(
+    sequences: Sequences, by_channel: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation over all steps within the lengths.
+
+    They are `[I]`, or scalars over all channels.
+    """
     within = np.arange(len(sequences.xs))[:, None] < sequences.lengths
-    steps = sequences.xs[within]
-    deviation = steps.std(0)
+    steps, axis = sequences.xs[within], 0 if by_channel else None
+    deviation = steps.std(axis)
     # A constant channel carries no information, and is only shifted.
-    return steps.mean(0), np.where(deviation > 0, deviation, 1)
+    return steps.mean(axis), np.where(deviation > 0, deviation, np.float32(1))
