@@ -136,6 +136,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.commands": 1,
     "experiments.data.digits": 1,
     "experiments.data.mnist": 1,
+    "experiments.data.series": 1,
     "experiments.data.text": 1,
     "experiments.data.vowels": 1,
     "experiments.models.readout": 1,
@@ -150,12 +151,14 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.training.progress": 2,
     "experiments.models.generation": 3,
     "experiments.tasks.classified": 3,
+    "experiments.tasks.prepared": 3,
     "experiments.tasks.scored": 3,
     "experiments.training.saving": 3,
     "experiments.training.loop": 4,  # trains any task, so it imports none
     "experiments.tasks.adding": 4,  # the tasks
     "experiments.tasks.copying": 4,
     "experiments.tasks.digits": 4,
+    "experiments.tasks.forecast": 4,
     "experiments.tasks.language_model": 4,
     "experiments.tasks.mnist": 4,
     "experiments.tasks.recall": 4,

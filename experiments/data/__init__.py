@@ -1,4 +1,5 @@
-"""Real data: texts by the byte, and sequences and images to classify.
+"""Real data: texts by the byte, sequences and images to classify,
+and series to forecast.
 
 `fetch.py` gets an archive by its hash and caches its content. The other modules name
 what to get, and bring it into the shape that a recurrent network reads: time first.
@@ -8,6 +9,7 @@ from experiments.data.digits import SPEAKERS, Digits, Speaker, load_digits
 from experiments.data.fetch import FetchError, HashError, digest
 from experiments.data.mnist import Images, load_mnist
 from experiments.data.sequences import Classification, Sequences
+from experiments.data.series import Measured, Series, load_series
 from experiments.data.text import (
     Corpus,
     Windows,
@@ -28,7 +30,9 @@ __all__ = [
     "FetchError",
     "HashError",
     "Images",
+    "Measured",
     "Sequences",
+    "Series",
     "Speaker",
     "Windows",
     "decode",
@@ -36,6 +40,7 @@ __all__ = [
     "encode",
     "load_digits",
     "load_mnist",
+    "load_series",
     "load_texts",
     "load_vowels",
     "make_vocabulary",

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.tasks.adding import Adding
 from experiments.tasks.copying import Copying
 from experiments.tasks.digits import Digits
+from experiments.tasks.forecast import Forecast
 from experiments.tasks.language_model import LanguageModel
 from experiments.tasks.mnist import Mnist
 from experiments.tasks.recall import Recall
@@ -22,6 +23,7 @@ TASKS = (
     Adding,
     Copying,
     Digits,
+    Forecast,
     LanguageModel,
     Mnist,
     Recall,

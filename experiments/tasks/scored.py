@@ -42,12 +42,22 @@ class Stream(NamedTuple):
     test: Steps
 
 
+class HeldOut(NamedTuple):
+    """What real data are tested with, instead of new sequences."""
+
+    evaluate: Callable[[Any], dict[str, float]]
+    """`params` to metrics."""
+    probed: Steps
+    """Sequences of one length, for the microscope."""
+
+
 def _squared_error(outputs: Array, labels: Array) -> Array:
     return jnp.square(outputs[..., 0] - labels)
 
 
 LOSSES = {
     "squared_error": _squared_error,
+    "squared_errors": optax.squared_error,  # of several outputs
     "cross_entropy": optax.softmax_cross_entropy_with_integer_labels,
 }
 
@@ -55,23 +65,25 @@ LOSSES = {
 def make_task(
     config: Scored,
     draw: Callable[[np.random.Generator, int], Steps],
-    loss: Literal["squared_error", "cross_entropy"],
-    metrics: tuple[str, ...],
+    loss: Literal["squared_error", "squared_errors", "cross_entropy"],
+    metrics: tuple[str, ...] = (),
     *,
     uncounted: int | None = None,
     vanishing: float = 0.0,
     stream: Stream | None = None,
+    held_out: HeldOut | None = None,
 ) -> Task:
     """Returns the task of learning the labels of sequences.
 
     Args:
       config: its config.
-      draw: draws B new sequences.
+      draw: draws B new sequences, to train on.
       loss: the loss of a label.
       metrics: names out of `measure`, of the results.
       uncounted: a label that the accuracy leaves out.
       vanishing: weight of the regularizer Ω against vanishing gradients.
       stream: what to train and test on, instead of new sequences.
+      held_out: what to test with, instead of new sequences.
     """
     network, sizes = config.network({}), config.sizes()
     size, model = config.optimizer.batch_size, config.model
@@ -95,30 +107,36 @@ def make_task(
         value, last = loss_fn(params, state, steps, number)
         return value, None if stream is None else last
 
-    # What is tested and probed has random numbers of its own.
-    test = (
-        stream.test
-        if stream
-        else draw(numbered(config.seed, 0, TESTING), TEST_SEQUENCES)
+    if held_out is None:
+        # What is tested and probed has random numbers of its own.
+        random = numbered(config.seed, 0, TESTING)
+        test = stream.test if stream else draw(random, TEST_SEQUENCES)
+        probed = _of_one_length(draw(numbered(config.seed, 0, PROBING), DRAWN))
+        measured = partial(measure, network.body, LOSSES[loss], uncounted=uncounted)
+        held_out = HeldOut(_evaluator(measured, test, metrics), probed)
+    return Task(
+        cell=network.cell,
+        init=network.init,
+        loss_fn=loss_and_state,
+        batch=batch,
+        evaluate=held_out.evaluate,
+        probe=partial(_probe, LOSSES[loss], held_out.probed),
+        per_step=size * (stream.steps if stream else sizes.steps),
+        unit="steps",
     )
-    measured = partial(measure, network.body, LOSSES[loss], uncounted=uncounted)
+
+
+def _evaluator(
+    measured: Any, test: Steps, metrics: tuple[str, ...]
+) -> Callable[[ModelParams], dict[str, float]]:
+    """Returns `params` to the metrics of these names."""
     compiled = jax.jit(measured)
 
     def evaluate(params: ModelParams) -> dict[str, float]:
         found = compiled(params, test)
         return {name: float(found[name]) for name in metrics}
 
-    probed = _of_one_length(draw(numbered(config.seed, 0, PROBING), DRAWN))
-    return Task(
-        cell=network.cell,
-        init=network.init,
-        loss_fn=loss_and_state,
-        batch=batch,
-        evaluate=evaluate,
-        probe=partial(_probe, LOSSES[loss], probed),
-        per_step=size * (stream.steps if stream else sizes.steps),
-        unit="steps",
-    )
+    return evaluate
 
 
 def make_loss(

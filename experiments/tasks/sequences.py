@@ -19,8 +19,9 @@ class Steps(NamedTuple):
     """Some steps of B sequences."""
 
     xs: Float32[np.ndarray, "T B I"]
-    labels: Num[np.ndarray, "T B"]
-    mask: Bool[np.ndarray, "T B"]
+    labels: Num[np.ndarray, "T B *O"]
+    """One of each step, or O numbers."""
+    mask: Bool[np.ndarray, "T B *O"]
     """True where there is a label."""
 
 
