@@ -124,6 +124,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.config.load": 0,
     "experiments.config.schema": 0,
     "experiments.data.fetch": 0,
+    "experiments.data.musicxml": 0,
     "experiments.data.sequences": 0,
     "experiments.models": 0,
     "experiments.runs": 0,
@@ -135,6 +136,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.analysis.grid": 1,
     "experiments.commands": 1,
     "experiments.data.digits": 1,
+    "experiments.data.chorales": 1,
     "experiments.data.mnist": 1,
     "experiments.data.series": 1,
     "experiments.data.text": 1,
@@ -156,6 +158,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.training.saving": 3,
     "experiments.training.loop": 4,  # trains any task, so it imports none
     "experiments.tasks.adding": 4,  # the tasks
+    "experiments.tasks.chorales": 4,
     "experiments.tasks.copying": 4,
     "experiments.tasks.digits": 4,
     "experiments.tasks.forecast": 4,

@@ -1,10 +1,11 @@
 """Real data: texts by the byte, sequences and images to classify,
-and series to forecast.
+series to forecast, and music.
 
 `fetch.py` gets an archive by its hash and caches its content. The other modules name
 what to get, and bring it into the shape that a recurrent network reads: time first.
 """
 
+from experiments.data.chorales import Pieces, load_chorales
 from experiments.data.digits import SPEAKERS, Digits, Speaker, load_digits
 from experiments.data.fetch import FetchError, HashError, digest
 from experiments.data.mnist import Images, load_mnist
@@ -31,6 +32,7 @@ __all__ = [
     "HashError",
     "Images",
     "Measured",
+    "Pieces",
     "Sequences",
     "Series",
     "Speaker",
@@ -38,6 +40,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "load_chorales",
     "load_digits",
     "load_mnist",
     "load_series",

@@ -9,6 +9,7 @@ import operator
 from typing import Any
 
 from experiments.tasks.adding import Adding
+from experiments.tasks.chorales import Chorales
 from experiments.tasks.copying import Copying
 from experiments.tasks.digits import Digits
 from experiments.tasks.forecast import Forecast
@@ -21,6 +22,7 @@ from experiments.tasks.vowels import Vowels
 
 TASKS = (
     Adding,
+    Chorales,
     Copying,
     Digits,
     Forecast,

@@ -32,6 +32,10 @@ from jaxrnn import flow, layers, losses
 PROBED, DRAWN = 32, 1000
 
 
+Loss = Literal["squared_error", "squared_errors", "keys_cross_entropy", "cross_entropy"]
+"""Keys of `LOSSES`."""
+
+
 class Stream(NamedTuple):
     """Sequences without an end, whose state is carried from window to window."""
 
@@ -55,9 +59,15 @@ def _squared_error(outputs: Array, labels: Array) -> Array:
     return jnp.square(outputs[..., 0] - labels)
 
 
+def _keys_cross_entropy(outputs: Array, labels: Array) -> Array:
+    """Returns that of all keys together, each of which sounds or does not."""
+    return optax.sigmoid_binary_cross_entropy(outputs, labels).sum(-1)
+
+
 LOSSES = {
     "squared_error": _squared_error,
     "squared_errors": optax.squared_error,  # of several outputs
+    "keys_cross_entropy": _keys_cross_entropy,
     "cross_entropy": optax.softmax_cross_entropy_with_integer_labels,
 }
 
@@ -65,7 +75,7 @@ LOSSES = {
 def make_task(
     config: Scored,
     draw: Callable[[np.random.Generator, int], Steps],
-    loss: Literal["squared_error", "squared_errors", "cross_entropy"],
+    loss: Loss,
     metrics: tuple[str, ...] = (),
     *,
     uncounted: int | None = None,

@@ -19,10 +19,10 @@ class Steps(NamedTuple):
     """Some steps of B sequences."""
 
     xs: Float32[np.ndarray, "T B I"]
-    labels: Num[np.ndarray, "T B *O"]
+    labels: Num[np.ndarray, "T B ..."]
     """One of each step, or O numbers."""
-    mask: Bool[np.ndarray, "T B *O"]
-    """True where there is a label."""
+    mask: Bool[np.ndarray, "T B ..."]
+    """True where there is a label: of each step, or of each number."""
 
 
 class Scored(Experiment, frozen=True, kw_only=True):
