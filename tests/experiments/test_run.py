@@ -94,11 +94,12 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-CONFIGS = sorted(
-    str(path)
-    for name in ("recall", "classical")
-    for path in Path("configs", name).glob("*")
-)
+def configs_in(*folders):
+    return sorted(str(p) for name in folders for p in Path("configs", name).glob("*"))
+
+
+CONFIGS = configs_in("recall", "classical")
+OF_REAL_DATA = configs_in("mnist", "forecast", "chorales")
 ONE_OF_EACH = (
     "elman_omega",
     "adding_100_irnn",
@@ -112,6 +113,10 @@ ONE_OF_EACH = (
     [
         pytest.param(p, marks=[] if Path(p).stem in ONE_OF_EACH else pytest.mark.slow)
         for p in CONFIGS
+    ]
+    + [
+        pytest.param(p, marks=[pytest.mark.network, pytest.mark.slow])
+        for p in OF_REAL_DATA
     ],
 )
 def test_a_quick_form_of_every_row(tmp_path, path):
