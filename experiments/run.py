@@ -59,7 +59,7 @@ def run(
     try:
         task = config.make(lambda sentence: console.print(sentence, markup=False))
     except commands.EXPECTED as error:
-        return Outcome(None, {}, commands.describe(error))
+        return Outcome(None, {}, commands.describe(error), commands.FAILED)
     made = Run.create(root, name, config) if resume is None else Run(resume, config)
     try:
         if resume is None:

@@ -127,7 +127,7 @@ def _torch_steps(
         adam.param_groups[0]["lr"] = float(np.asarray(rate(number)))
         adam.step()
         number += 1
-        yield float(loss)
+        yield float(loss.detach())
 
 
 def _language_loss(

@@ -55,7 +55,7 @@ def load_digits(path: str = "") -> Digits:
     else:
         arrays = fetch.load(SPOKEN_DIGITS)
     lengths = arrays["lengths"]
-    xs = pad(arrays["steps"], lengths, lengths.max())
+    xs = pad(arrays["steps"], lengths, int(lengths.max()))
     sequences = Sequences(xs, lengths, arrays["labels"])
     return Digits(sequences, arrays["speakers"], arrays["takes"])
 

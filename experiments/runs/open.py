@@ -58,7 +58,7 @@ class Opened(NamedTuple):
         return task
 
     def _whole(self, newest_first: bool) -> Iterator[tuple[int, Any]]:
-        like = jax.eval_shape(self.network.init, jax.random.key(self.config.seed))
+        like = self.network.init(jax.random.key(self.config.seed))
 
         def read(step: int) -> tuple[int, Any]:
             return step, checkpoint.restore(self.folder, checkpoint.PARAMS, like, step)

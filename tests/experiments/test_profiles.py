@@ -49,7 +49,8 @@ def test_profiles_before_training_and_after_it(recall_run, tmp_path, capsys):
     assert profiles.main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     run = open_run(recall_run)
-    taken = snapshots(run.task(), {step: run.params(step) for step in (0, 20)})
+    params = run.checkpoints()
+    taken = snapshots(run.task(), {step: params[step] for step in (0, 20)})
     for when, snapshot in zip(("before", "after"), taken, strict=True):
         line = f"factor per step, {when} training |\n| --- |\n"
         assert f"{line}| {snapshot.horizon.rate:.3f} |" in printed

@@ -71,13 +71,13 @@ assert jax.device_count() == 3, jax.devices()
 
 
 def test_a_run_that_diverges_is_marked_as_failed(tmp_path, text, capsys):
-    """The first update leads to no number: hardly anything is to draw."""
+    """The first update is not finite."""
     wild = "optimizer.learning_rate=1e38", "optimizer.warmup=0.0", "evaluations=1"
     pairs = [*TINY_LANGUAGE, f"data.path={text}", *wild]
     assert run.main([SHAKESPEARE, *settings(*pairs), "--runs", str(tmp_path)]) == 3
-    assert "is not finite, with batch 1" in capsys.readouterr().err
+    assert "step 1: the update is not finite, with batch 0" in capsys.readouterr().err
     (folder,) = tmp_path.iterdir()
-    assert checkpoint.steps(folder) == [0, 1]
+    assert checkpoint.steps(folder) == [0]
     assert "is not finite" in json.loads((folder / "failed.json").read_text())["error"]
     assert not (folder / "results.json").exists()
 
