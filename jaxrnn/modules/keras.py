@@ -2,6 +2,8 @@
 
 from jaxrnn.modules.keras import LSTM      # instead of: from keras.layers import LSTM
 """
+# Where Keras is not installed, pyright takes this file for it.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 
 import warnings
 from collections.abc import Callable
