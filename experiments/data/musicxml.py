@@ -109,7 +109,7 @@ def parse_xml(content: bytes, name: str) -> Element:
         builder.end(tag)
 
     def declared(
-        doctype: str, system: str | None, public: str | None, has_inside: bool
+        doctype: str, system: str | None, public: str | None, has_inside: int
     ) -> None:
         if has_inside:
             refused()

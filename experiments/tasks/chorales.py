@@ -50,7 +50,7 @@ class Chorales(Scored, frozen=True, kw_only=True, tag_field="task", tag="chorale
         return _make(self, pieces)
 
 
-Rolls = list[UInt8[np.ndarray, "T 88"]]
+Rolls = list[UInt8[np.ndarray, "_ 88"]]
 """Pieces: 1 where a key sounds."""
 
 

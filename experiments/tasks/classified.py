@@ -126,4 +126,5 @@ def moments(
     steps, axis = sequences.xs[within], 0 if by_channel else None
     deviation = steps.std(axis)
     # A constant channel carries no information, and is only shifted.
-    return steps.mean(axis), np.where(deviation > 0, deviation, np.float32(1))
+    mean = np.asarray(steps.mean(axis))
+    return mean, np.where(deviation > 0, deviation, np.float32(1))

@@ -132,7 +132,19 @@ def _reads_again(body: Callable[..., Any], carry: Any, u: Any, step: Any) -> boo
     def next_carry(*given: Any) -> list[Any]:
         return jax.tree.leaves(body(*jax.tree.unflatten(tree, given))[0])
 
-    program = programs.trace(next_carry, kinds)
-    cheap = (e for e in program.equations if e.primitive.name not in STORED)
-    found = programs.dependents(cheap, [program.inputs[n] for n in drives])
-    return any(v in found for v in programs.variables(program.outputs))
+    program = jax.make_jaxpr(next_carry)(*kinds).jaxpr
+    return any(_depend(program, [n in drives for n in range(len(kinds))]))
+
+
+def _depend(program: Any, on: list[bool]) -> list[bool]:
+    """Returns which outputs depend on these inputs other than through `STORED`."""
+    found = {v for v, given in zip(program.invars, on, strict=True) if given}
+    for equation in program.eqns:
+        reached = [not programs.is_literal(v) and v in found for v in equation.invars]
+        if equation.primitive.name in STORED or not any(reached):
+            continue
+        results = [True] * len(equation.outvars)
+        if equation.primitive.name in ("jit", "pjit"):
+            results = _depend(equation.params["jaxpr"].jaxpr, reached)
+        found |= {v for v, r in zip(equation.outvars, results, strict=True) if r}
+    return [not programs.is_literal(v) and v in found for v in program.outvars]
