@@ -154,7 +154,7 @@ class Run:
         """Takes the mark away: the run goes on."""
         (self.folder / FAILED).unlink(missing_ok=True)
 
-    def log(self, step: int, **metrics: float | int) -> None:
+    def log(self, step: int, **metrics: float) -> None:
         """Appends a line to `metrics.jsonl`, at once, so that it survives a crash.
 
         A value that is not finite becomes null, because JSON has no NaN. A line that

@@ -157,7 +157,7 @@ def _left_out(
         # goes with the batches, whose place is not moved back.
         back = restore(run, config, task, evaluations(config))
         progress = back._replace(state=progress.state)
-    run.log(progress.step, left_out=after["left_out"])
+    run.log(progress.step, left_out=float(after["left_out"]))
     return progress._replace(**after)
 
 
