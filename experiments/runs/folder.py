@@ -24,7 +24,7 @@ from experiments.runs import atomic
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CONFIG, RESULTS, FAILED = "config.json", "results.json", "failed.json"
 METRICS, TIMES, PROVENANCE = "metrics.jsonl", "times.jsonl", "provenance.json"
-# Held by the process that writes to the folder; and its words about itself.
+# The process that writes to the folder holds LOCK, and OWNER names it.
 LOCK, OWNER = ".lock", ".owner.json"
 
 
@@ -120,14 +120,13 @@ class Run:
             "arguments": shlex.join(sys.argv[1:]),
         }
         before = entries[-1] if entries else decides
-        keys = ("versions", "machine")
-        differ = [
-            words
-            for key in keys
-            for words in differences(before.get(key), decides[key], key)
-        ]
+        # Other data are refused before (`saving.restore`).
+        then, now = (
+            {key: entry.get(key) for key in ("versions", "machine")}
+            for entry in (before, decides)
+        )
         self.write_json(PROVENANCE, [*entries, decides | about])
-        return ", ".join(differ)
+        return ", ".join(differences(then, now))
 
     def _provenance(self) -> list[dict[str, Any]]:
         try:
@@ -251,9 +250,9 @@ def unfinished(root: Path, name: str) -> Path | None:
     return None if (newest / RESULTS).exists() else newest
 
 
-def differences(then: Any, now: Any, key: str = "") -> list[str]:
+def differences(then: Any, now: Any) -> list[str]:
     """Returns "`key` was … and is …" for each value of nested tables that differs."""
-    before, after = _flat(then, key), _flat(now, key)
+    before, after = _flat(then), _flat(now)
     return [
         f"`{key}` was {before.get(key)!r} and is {after.get(key)!r}"
         for key in {**before, **after}

@@ -20,8 +20,7 @@ from jaxrnn import train
 # Saves that may fail one after the other. A full disk is often emptied by somebody;
 # after hours of them the training would be lost anyway.
 TRIES = 3
-# Keys that may change before a run goes on: they decide when it stops, is saved, or
-# where its data lie, and never what it computes.
+# Keys that may change before a run goes on: they change no step that is finite.
 FREE = ("on_nonfinite", "nonfinite_limit", "save_minutes", "data.path")
 FREE_WORDS = tuple(f"`{key}` " for key in FREE)
 

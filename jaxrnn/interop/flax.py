@@ -27,7 +27,7 @@ from jaxrnn.layers.recurrent import recurrent
 class _Form(NamedTuple):
     """How a cell of Flax names its weights: paths, blocks side by side."""
 
-    library: Library
+    api: Library
     kind: Kind
     paths: Weights
 
@@ -131,7 +131,7 @@ def from_flax(
             "like it. Its weights alone can be converted: nnx.state(source)."
         )
     form, inputs, hidden = _form(arrays)
-    made = shapes_of(form.kind, form.library, inputs, hidden)
+    made = shapes_of(form.kind, form.api, inputs, hidden)
     keys.check("source", arrays, _cut(form, made), "Give a cell's part of a model.")
     parts = ([arrays[path] for path in paths or []] for paths in form.paths)
     weights = Weights(*(jnp.concatenate(p, axis=-1) if p else None for p in parts))
@@ -140,7 +140,7 @@ def from_flax(
         activation=activation_of(cell, "activation_fn", activation, "tanh"),
         gate_activation=activation_of(cell, "gate_fn", gate_activation, "logistic"),
     )
-    params = params_of(weights, form.kind, ours, form.library)
+    params = params_of(weights, form.kind, ours, form.api)
     return recurrent(ours, hidden), params
 
 
@@ -170,7 +170,7 @@ def to_flax(params: Any, target: Any, *, allow_lossy: bool = False) -> dict[str,
             f"`params` must be those of the target, {form.kind}, but got those of "
             f"{kind_of(params)}."
         )
-    weights = weights_of(params, form.library, allow_lossy=allow_lossy)
+    weights = weights_of(params, form.api, allow_lossy=allow_lossy)
     arrays = {}
     for paths, whole in zip(form.paths, weights, strict=True):
         blocks = jnp.split(whole, len(paths), axis=-1) if paths else []
