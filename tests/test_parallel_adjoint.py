@@ -6,6 +6,7 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -174,6 +175,55 @@ def test_split_over_devices(name, kind):
         )
         got = jax.device_get(jax.jit(gradient)(params, state, xs))
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["elman", "lru"])
+def test_many_networks_and_any_length(name):
+    """In `vmap` over the parameters; without a step; and with T symbolic, in a loop."""
+    cell = (CELLS | FIELD)[name]
+    case = problem(cell, 4, ())
+    many = jax.tree.map(lambda p: jnp.stack([p, 0.7 * p]), case.params)
+
+    def gradient(unroll, xs):
+        def value(params):
+            last, hs = unroll(cell, params, case.state, xs)
+            return jnp.sum(jnp.sin(hs)) + jnp.sum(jnp.cos(last.h))
+
+        return jax.jit(jax.vmap(jax.grad(value)))(many)
+
+    for xs in (case.xs, case.xs[:0]):
+        got, expected = (
+            gradient(unroll, xs) for unroll in (unroll_parallel_adjoint, jaxrnn.unroll)
+        )
+        chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-12)
+
+    def by_inputs(xs):
+        def value(xs):
+            hs = unroll_parallel_adjoint(cell, case.params, case.state, xs)[1]
+            return jnp.sum(jnp.sin(hs))
+
+        return jax.grad(value)(xs)
+
+    (size,) = jax.export.symbolic_shape("T")
+    kind = jax.ShapeDtypeStruct((size, 4), jnp.float64)
+    exported = jax.export.export(jax.jit(by_inputs))(kind)
+    np.testing.assert_allclose(
+        exported.call(case.xs), by_inputs(case.xs), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_mixed_precision():
+    """The products of the Jacobians are in float32, those of a step in bfloat16."""
+    case = problem(jaxrnn.elman, SIZE, BATCH, dtype=jnp.float32)
+
+    def gradient(unroll, dtype=None):
+        return value_and_grads(unroll, jaxrnn.elman, case, compute_dtype=dtype)[1]
+
+    exact = gradient(jaxrnn.unroll)
+    got = gradient(unroll_parallel_adjoint, jnp.bfloat16)
+    chex.assert_trees_all_equal_dtypes(got, exact)
+    chex.assert_trees_all_close(got, exact, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm", "indrnn", "lru", "min_gru"])
