@@ -95,7 +95,7 @@ def make_cell(model: Model) -> jaxrnn.Cell:
 
 def keeping_gate(cell: jaxrnn.Cell) -> str | None:
     """Returns the letter of the gate that keeps the state, as the cell declares it."""
-    params = jax.eval_shape(lambda key: cell.init(key, 1, 2), jax.random.key(0))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, 2))
     return type(params).gates.keep
 
 

@@ -37,9 +37,10 @@ def check_fits(config: Experiment) -> None:
 def needed_bytes(config: Experiment) -> dict[str, int]:
     """Returns the needs, by the keys that they depend on."""
     sizes, model = config.sizes(), config.model
-    key, cell = jax.random.key(0), make_cell(model)
+    cell = make_cell(model)
+    # Even the key is only described, so that nothing is compiled.
     shapes = jax.eval_shape(
-        lambda key: cell.init(key, sizes.inputs, model.hidden_size), key
+        lambda: cell.init(jax.random.key(0), sizes.inputs, model.hidden_size)
     )
     leaves = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     parameters = leaves + (model.hidden_size + 1) * sizes.outputs

@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments import microscope, run
 from experiments.config.schema import Model
 from experiments.models import language_model
+from experiments.training import loop
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +43,16 @@ TEXT = "abcd" * 500  # what comes next is certain: a model that learns goes to 0
 def settings(*pairs):
     """The arguments that set these keys."""
     return [word for pair in pairs for word in ("--set", pair)]
+
+
+# pip's words where it finds no registry. A build that fails, say, is a failing test.
+NO_REGISTRY = ("no matching distribution", "connection", "network", "timed out")
+
+
+def skip_without_registry(error):
+    """Skips the test if this error is that pip cannot reach one."""
+    if any(sign in error.lower() for sign in NO_REGISTRY):
+        pytest.skip(f"pip cannot reach the registry: {error}")
 
 
 class Made(NamedTuple):
@@ -110,3 +121,17 @@ def tiny_language_model():
     model = Model(cell="gru", hidden_size=8)
     network = language_model.make_network(model, 5, 3)
     return network.body, network.init(jax.random.key(0))
+
+
+def stop_after(monkeypatch, count):
+    """From now on a signal comes after so many more questions for one."""
+    asked = iter(range(10**6))
+
+    class Signals:
+        def __enter__(self):
+            return lambda: "SIGTERM" if next(asked) == count else ""
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(loop, "interrupts", Signals)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -12,7 +13,14 @@ import pytest
 
 from experiments import run
 from experiments.runs import checkpoint
-from tests.experiments.conftest import TEXT, TINY, TINY_LANGUAGE, make_run, settings
+from tests.experiments.conftest import (
+    TEXT,
+    TINY,
+    TINY_LANGUAGE,
+    make_run,
+    settings,
+    skip_without_registry,
+)
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = "configs/shakespeare/shakespeare_lstm.toml"
@@ -94,35 +102,50 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def configs_in(*folders):
-    return sorted(str(p) for name in folders for p in Path("configs", name).glob("*"))
+CONFIGS = sorted(str(path) for path in Path("configs").rglob("*.toml"))
+# Tasks whose data are drawn. Those of all others are fetched.
+DRAWN = {"adding", "copying", "recall", "recall_stream", "temporal_order"}
 
 
-CONFIGS = configs_in("recall", "classical")
-OF_REAL_DATA = configs_in("mnist", "forecast", "chorales")
-ONE_OF_EACH = (
-    "elman_omega",
-    "adding_100_irnn",
-    "copying_100_lstm_chrono",
-    "temporal_order_gru",
-)
+def test_every_config_is_found_good_without_compiling():
+    """At its full size."""
+    script = """
+import sys
+import jax
+from experiments import run
+compiled = []
+def listen(event, seconds, **about):
+    compiled.extend([about] * ("backend_compile" in event))
+jax.monitoring.register_event_duration_secs_listener(listen)
+assert run.main(["check", *sys.argv[1:]]) == 0
+assert not compiled, compiled
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1))
+assert compiled, "the listener hears a program"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *CONFIGS],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(": good.")[0] for line in lines] == CONFIGS
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, marks=[] if Path(p).stem in ONE_OF_EACH else pytest.mark.slow)
-        for p in CONFIGS
-    ]
-    + [
-        pytest.param(p, marks=[pytest.mark.network, pytest.mark.slow])
-        for p in OF_REAL_DATA
-    ],
-)
-def test_a_quick_form_of_every_row(tmp_path, path):
+def with_marks(path):
+    """A config, which needs a registry if its data are fetched."""
+    task = tomllib.loads(Path(path).read_text())["task"]
+    marks = [] if task in DRAWN else pytest.mark.network
+    return pytest.param(path, marks=marks, id=Path(path).stem)
+
+
+@pytest.mark.parametrize("path", [*map(with_marks, CONFIGS)])
+def test_a_quick_form_of_every_config(tmp_path, capsys, path):
     """Twenty steps: no loss is lost, the last checkpoint is another than the first."""
     small = settings("model.hidden_size=8", "optimizer.batch_size=8")
-    assert run.main([path, "--quick", *small, "--runs", str(tmp_path)]) == 0
+    code = run.main([path, "--quick", *small, "--runs", str(tmp_path)])
+    error = capsys.readouterr().err
+    skip_without_registry(error)
+    assert code == 0, error
     (folder,) = tmp_path.iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert all(np.isfinite(list(results.values())))

