@@ -13,6 +13,10 @@ deviation. With two settings beside the seed, the second makes the columns.
 
 The sweep's folder holds the runs, `sweep.json` with the place of each in the grid, and
 RESULT.png for every result that can be drawn against numbers.
+
+With `--resume auto`, the newest sweep over these configs goes on, unless all of its
+runs have ended: those that have are not run again, and one that was stopped goes on
+where it was.
 """
 
 import os
@@ -20,12 +24,24 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from experiments import commands
 from experiments.analysis import grid, tables
-from experiments.run import QUICK, make_console, run
-from experiments.runs.folder import new_folder
+from experiments.config.load import ConfigError, load_config
+from experiments.run import NEVER, QUICK, make_console, run
+from experiments.runs import folder as runs
+from experiments.runs.folder import Outcome
 from experiments.tasks import Config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+AUTO = "auto"
+# Runs whose changes an error names.
+SHOWN = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands.add_settings(parser)
     commands.add_root(parser, "where the sweep's folder is made")
+    help = (
+        "`auto` goes on with the newest sweep over these configs that has not ended, "
+        "if there is one; a folder goes on with that sweep (default: never)"
+    )
+    parser.add_argument(
+        "--resume", metavar="auto|never|SWEEP", default=NEVER, help=help
+    )
     arguments = parser.parse_args(argv)
 
     def body() -> int:
+        # Read all configs, and find or make the folder.
         axes = [grid.parse_axis(text) for text in arguments.over]
         grid.check_distinct(arguments.configs, axes)
         overrides = [*(QUICK if arguments.quick else ()), *arguments.set]
@@ -49,13 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(trials)
         paths = [os.path.abspath(path) for path in arguments.configs]
         name = f"{Path(os.path.commonpath(paths)).stem}-sweep"
-        folder = new_folder(arguments.runs, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        date = time.strftime("%Y%m%d-%H%M%S")
+        going_on = _asked(arguments.resume, arguments.runs, name, trials)
+        folder = going_on or runs.new_folder(arguments.runs, f"{name}-{date}")
+        # Run the trials. The index is there from the start, for a sweep that goes on.
         keys = [axis.keys[0] for axis in axes if axis.keys != (grid.SEED,)]
-        sweep = grid.Sweep([grid.CONFIG] * (len(paths) > 1) + keys, [])
+        keys = [grid.CONFIG] * (len(paths) > 1) + keys
+        sweep = grid.Sweep(keys, [], len(trials))
+        if going_on is None:
+            sweep.save(folder)
         try:
             for number, trial in enumerate(trials):
-                root = folder / str(number)
-                outcome = run(trial.config, root, trial.name, console)
+                outcome = _outcome(trial, folder / str(number), console)
                 if outcome.error:
                     print(f"error: {outcome.error}", file=sys.stderr)
                 where = outcome.folder.relative_to(folder) if outcome.folder else ""
@@ -65,14 +94,69 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sweep.save(folder)
         except KeyboardInterrupt:
             print("Interrupted. The tables are of the runs that ended.")
+        # Print and draw the results.
         for result, values in sweep.results().items():
             print(f"\n{result}\n\n{tables.by_place(sweep.keys, values, result)}")
             grid.plot(sweep.keys, values, folder / f"{result}.png")
         print(f"\nAll files are in {folder}")
-        whole = len(sweep.points) == len(trials)
-        return 0 if whole and all(p.results for p in sweep.points) else commands.FAILED
+        return 0 if sweep.has_ended else commands.FAILED
 
     return commands.carry_out(body)
+
+
+def _asked(
+    resume: str, root: Path, name: str, trials: Sequence[grid.Trial]
+) -> Path | None:
+    """Returns the folder of the sweep to go on with, or None for a new one.
+
+    Raises:
+      ConfigError: if what is named is no sweep, or it is a sweep of other runs.
+    """
+    if resume == NEVER:
+        return None
+    folder = runs.newest(root, name, grid.INDEX) if resume == AUTO else Path(resume)
+    if folder is None:
+        return None
+    begun = grid.load_sweep(folder)
+    if resume == AUTO and begun.has_ended:
+        return None
+    changed = _changes(folder, trials)
+    if begun.planned != len(trials):
+        changed = [f"it has {begun.planned} runs, not {len(trials)}", *changed]
+    if changed:
+        raise ConfigError(
+            f"the sweep {folder} cannot go on: {'; '.join(changed)}. Ask for the same "
+            "runs, or begin anew: --resume never."
+        )
+    return folder
+
+
+def _changes(folder: Path, trials: Sequence[grid.Trial]) -> list[str]:
+    """Returns, in words, how trials differ from the runs in a sweep's folder."""
+    from experiments.training.saving import changes
+
+    found = []
+    for number, trial in enumerate(trials):
+        for file in (folder / str(number)).glob(f"*/{runs.CONFIG}"):
+            then = msgspec.to_builtins(load_config(Config, file))
+            changed = changes(then, trial.config)
+            found += [f"run {number}: {', '.join(changed)}"] if changed else []
+    return found[:SHOWN]
+
+
+def _outcome(trial: grid.Trial, root: Path, console: "Console") -> Outcome:
+    """Runs a trial in a new folder under `root`, unless it has ended.
+
+    One that has a checkpoint there goes on from it.
+    """
+    from experiments.runs import checkpoint
+
+    there = runs.newest(root, trial.name)
+    results = {} if there is None else runs.results(there)
+    if results:
+        return Outcome(there, results)
+    begun = there if there is not None and checkpoint.steps(there) else None
+    return run(trial.config, root, trial.name, console, begun)
 
 
 def check(trials: Sequence[grid.Trial]) -> None:

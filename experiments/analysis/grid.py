@@ -51,11 +51,20 @@ class Point(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """All runs of a sweep."""
+    """The runs of a sweep."""
 
     keys: list[str]
     """The first key of each axis but the seed's."""
     points: list[Point]
+    """Those that have been run, in order."""
+    planned: int = 0
+    """The number of all runs."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all runs ended well."""
+        whole = len(self.points) == self.planned
+        return whole and all(point.results for point in self.points)
 
     def places(self) -> dict[tuple[str, ...], list[Point]]:
         """Returns the points of all seeds, by the first value of each axis."""

@@ -236,18 +236,35 @@ def latest(root: Path, needs: str = "") -> Path:
     return max(done, key=lambda folder: (folder / RESULTS).stat().st_mtime)
 
 
-def unfinished(root: Path, name: str) -> Path | None:
-    """Returns the newest run of this name, unless it ended well or there is none."""
+def results(folder: Path) -> dict[str, float | None]:
+    """Returns the results of a run, or nothing if it did not end well.
+
+    Raises:
+      ConfigError: if they are there, but cannot be read.
+    """
+    file = folder / RESULTS
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, float | None])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {file}: {_reason(error)}.") from None
+
+
+def newest(root: Path, name: str, file: str = CONFIG) -> Path | None:
+    """Returns the newest folder in `root` of this name and a date that has the file."""
     begun = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     found = [
-        path.parent
-        for path in root.glob(f"*/{CONFIG}")
-        if begun.fullmatch(path.parent.name)
+        path for path in root.glob(f"*/{file}") if begun.fullmatch(path.parent.name)
     ]
-    if not found:
-        return None
-    newest = max(found, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
-    return None if (newest / RESULTS).exists() else newest
+    made = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if made is None else made.parent
+
+
+def unfinished(root: Path, name: str) -> Path | None:
+    """Returns the newest run of this name, unless it ended well or there is none."""
+    run = newest(root, name)
+    return None if run is None or (run / RESULTS).exists() else run
 
 
 def differences(then: Any, now: Any) -> list[str]:

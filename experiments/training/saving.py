@@ -87,6 +87,12 @@ def evaluations(config: Experiment) -> set[int]:
     return {round(steps * i / count) for i in range(count + 1)}
 
 
+def changes(then: dict[str, Any], config: Experiment) -> list[str]:
+    """Returns, in words, each key that changed and may not before a run goes on."""
+    found = differences(then, msgspec.to_builtins(config))
+    return [words for words in found if not words.startswith(FREE_WORDS)]
+
+
 def restore(
     run: Run, config: Experiment, task: Task, among: Container[int] = range(sys.maxsize)
 ) -> Progress:
@@ -137,11 +143,10 @@ def _check_same(
 ) -> None:
     """Raises if the run was begun with another config, or on other data."""
     kinds = {
-        "the config": differences(about["config"], msgspec.to_builtins(config)),
+        "the config": changes(about["config"], config),
         "the data": differences(_hash_alone(about["data"]), _hash_alone(task.data)),
     }
-    for kind, found in kinds.items():
-        changed = [words for words in found if not words.startswith(FREE_WORDS)]
+    for kind, changed in kinds.items():
         if changed:
             raise CheckpointError(
                 f"{run.folder} cannot go on, because {kind} changed: "

@@ -11,8 +11,7 @@ import pytest
 
 from experiments import run
 from experiments.runs import checkpoint
-from experiments.training import loop
-from tests.experiments.conftest import TINY_LANGUAGE, settings
+from tests.experiments.conftest import TINY_LANGUAGE, settings, stop_after
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = "configs/shakespeare/shakespeare_lstm.toml"
@@ -29,20 +28,6 @@ def commands(name, text, root):
     arguments = LANGUAGE if name == "language" else CLASSIFIER
     data = settings(f"data.path={text}") if name == "language" else []
     return [*arguments, *data, "--runs", str(root)]
-
-
-def stop_after(monkeypatch, count):
-    """From now on a signal comes after so many more questions for one."""
-    asked = iter(range(10**6))
-
-    class Signals:
-        def __enter__(self):
-            return lambda: "SIGTERM" if next(asked) == count else ""
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(loop, "interrupts", Signals)
 
 
 def left(folder):

@@ -2,6 +2,7 @@
 start."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from experiments import sweep
 from experiments.analysis import grid
 from experiments.runs.folder import Outcome
-from tests.experiments.conftest import settings
+from tests.experiments.conftest import settings, stop_after
 
 STREAM = "configs/truncation/recall_stream_lstm.toml"
 
@@ -100,7 +101,7 @@ def test_a_sweep_goes_on_after_a_run_that_failed(
     """And stops at Ctrl-C, with the tables so far."""
     lags = []
 
-    def run(config, root, name, console):
+    def run(config, root, name, console, resume):
         lags.append(config.lag)
         if config.lag != 8:
             return Outcome(root / "x", {"accuracy": 0.5, "loss": None})
@@ -121,3 +122,72 @@ def test_a_sweep_goes_on_after_a_run_that_failed(
     assert (
         len(grid.load_sweep(next(tmp_path.iterdir())).points) == len(lags) - interrupted
     )
+
+
+STEPS = 4
+TINY = settings(f"optimizer.steps={STEPS}", "optimizer.batch_size=4", "evaluations=1")
+TINY += settings("model.hidden_size=4", "lag=3", "window=8")
+SEEDS = ["--over", "seed=0 1 2"]
+
+
+def left(folder):
+    """What must be equal, to the bit: parameters, optimizer, state, metrics."""
+    files = [*folder.rglob(f"checkpoints/{STEPS}/*.safetensors")]
+    files += folder.rglob("metrics.jsonl")
+    # By the number of the run. The name of a run's folder has its date.
+    return {
+        (file.relative_to(folder).parts[0], file.name): file.read_bytes()
+        for file in files
+    }
+
+
+def points(folder):
+    """Places and results, without their seconds."""
+    read = grid.load_sweep(folder)
+    assert read.has_ended
+    return [(p.place, p.results | {"seconds": 0.0}) for p in read.points]
+
+
+def test_a_sweep_that_was_stopped_goes_on_to_the_bit(tmp_path, monkeypatch, capsys):
+    """Stopped in its second run; of the third, no more than the config is there."""
+    command = [STREAM, *TINY, *SEEDS, "--runs"]
+    assert sweep.main([*command, str(tmp_path / "whole")]) == 0
+    (whole,) = (tmp_path / "whole").iterdir()
+    root = tmp_path / "stopped"
+    stop_after(monkeypatch, STEPS + 2)
+    assert sweep.main([*command, str(root)]) == 75
+    stop_after(monkeypatch, -1)
+    (folder,) = root.iterdir()
+    assert len(grid.load_sweep(folder).points) == 1
+    (third,) = (whole / "2").iterdir()
+    (folder / "2" / third.name).mkdir(parents=True)
+    shutil.copy(third / "config.json", folder / "2" / third.name)
+    (ended,) = folder.glob("0/*/results.json")
+    before = ended.stat().st_mtime_ns
+
+    # Other runs are refused, and then the same ones go on.
+    for change, words in (
+        (["--set", "lag=4"], "run 0: `lag` was 3 and is 4; run 1: `lag` was"),
+        (["--over", "window=8 4"], "it has 3 runs, not 6"),
+    ):
+        resumed = [*command, str(root), *change, "--resume", "auto"]
+        assert sweep.main(resumed) == 2 and words in capsys.readouterr().err
+    assert sweep.main([*command, str(root), "--resume", "auto"]) == 0
+    assert [*root.iterdir()] == [folder]
+    assert left(folder) == left(whole) and len(left(folder)) == 3 * 4
+    assert points(folder) == points(whole)
+    assert ended.stat().st_mtime_ns == before, "a run that has ended is not run again"
+
+    # A sweep that has ended is shown if it is named; otherwise a new one begins.
+    capsys.readouterr()
+    assert sweep.main([*command, str(root), "--resume", str(folder)]) == 0
+    assert "\naccuracy\n" in capsys.readouterr().out
+    assert [*root.iterdir()] == [folder]
+    untrained = [STREAM, *settings("optimizer.steps=0", "lag=4"), "--runs", str(root)]
+    assert sweep.main([*untrained, "--resume", "auto"]) == 0
+    assert len([*root.iterdir()]) == 2
+
+
+def test_what_is_no_sweep_cannot_go_on(tmp_path, capsys):
+    assert sweep.main([STREAM, "--resume", str(tmp_path)]) == 2
+    assert f"cannot read {tmp_path / 'sweep.json'}" in capsys.readouterr().err
