@@ -65,7 +65,19 @@ def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learne
     checks.optimizer(optimizer)
     checks.alive("params", params)
     # The optimizer's state is copied too: it may hold the parameters themselves.
-    return jax.tree.map(jnp.copy, Learner(params, optimizer.init(params)))
+    return jax.tree.map(_copied, Learner(params, optimizer.init(params)))
+
+
+def _copied(leaf: Any) -> Any:
+    """Returns a copy of its own dtype, `[...]`.
+
+    The dtype of `jnp.full(3, 1.0)` gives way to others. That of a step's results does
+    not, so the second step would be compiled anew.
+    """
+    copied = jnp.copy(leaf)
+    # A random key, as of `optax.add_noise`, has no `weak_type` of its own.
+    is_weak = jax.typeof(copied).weak_type
+    return copied.astype(copied.dtype) if is_weak else copied
 
 
 def make_step(

@@ -158,6 +158,25 @@ def test_a_finite_loss_with_a_gradient_that_is_not():
     chex.assert_trees_all_equal(learner, train.init_learner(jnp.zeros(2), OPTIMIZER))
 
 
+def test_a_step_is_compiled_once_for_parameters_of_a_weak_dtype():
+    """As Python's numbers make them: the updates give them a dtype that is not weak.
+
+    The optimizer's state has a random key.
+    """
+
+    @chex.assert_max_traces(1)
+    def loss_fn(params, state, x):
+        return jnp.sum((params - x) ** 2), state
+
+    params = jnp.full(2, 1.0)
+    assert params.weak_type
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), OPTIMIZER)
+    step = train.make_step(jax.value_and_grad(loss_fn, has_aux=True), optimizer)
+    learner = train.init_learner(params, optimizer)
+    for _ in range(3):
+        learner, _, _ = step(learner, None, jnp.zeros(2))
+
+
 def test_an_update_that_is_not_finite_changes_nothing():
     """It is too large for float32, where loss and gradient are finite."""
     steep = optax.sgd(3e38)
