@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import commands
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
-from experiments.runs import folder
+from experiments.runs import folder, tensorboard
 from experiments.runs.folder import Outcome, Run
 from experiments.tasks import Config
 
@@ -44,8 +44,11 @@ def run(
     name: str,
     console: "Console",
     resume: Path | None = None,
+    board: bool = False,
 ) -> Outcome:
     """Trains, in a new folder under `root`, or goes on in the folder `resume`.
+
+    With `board`, the metrics are written as TensorBoard reads them too.
 
     Raises:
       ConfigError: if the config does not fit the library or the machine, no folder can
@@ -61,6 +64,7 @@ def run(
     except commands.EXPECTED as error:
         return Outcome(None, {}, commands.describe(error), commands.FAILED)
     made = Run.create(root, name, config) if resume is None else Run(resume, config)
+    made.board = tensorboard.Board(made.folder) if board else None
     try:
         if resume is None:
             first = progress.start(config, task)
@@ -175,15 +179,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "if there is one; a folder goes on with that run (default: never)"
     )
     parser.add_argument("--resume", metavar="auto|never|RUN", default=NEVER, help=help)
+    help = "write the metrics as TensorBoard reads them too, below the run's folder"
+    parser.add_argument("--tensorboard", action="store_true", help=help)
     arguments = parser.parse_args(argv)
 
     def body() -> int:
         overrides = [*(QUICK if arguments.quick else ()), *arguments.set]
         config = load_config(Config, arguments.config, overrides)
+        if arguments.tensorboard:
+            tensorboard.check_installed()
         name = Path(arguments.config).stem
         resume = _asked(arguments.resume, arguments.runs, name)
         console = make_console()
-        outcome = run(config, arguments.runs, name, console, resume)
+        board = arguments.tensorboard
+        outcome = run(config, arguments.runs, name, console, resume, board)
         if outcome.error:
             print(f"error: {outcome.error}", file=sys.stderr)
             return outcome.code

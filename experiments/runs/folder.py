@@ -20,6 +20,7 @@ import msgspec
 
 from experiments.config.load import ConfigError, dump_config
 from experiments.runs import atomic
+from experiments.runs.tensorboard import Board
 
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CONFIG, RESULTS, FAILED = "config.json", "results.json", "failed.json"
@@ -62,6 +63,8 @@ class Run:
         self.folder, self.config = folder, config
         self.started = time.monotonic()
         self.lines: list[str] = []
+        self.board: Board | None = None
+        """Shows the metrics too, if there is one."""
         self._whole = True  # whether all lines are in the file
         self._lock = filelock.FileLock(folder / LOCK, timeout=0)
         try:
@@ -90,6 +93,8 @@ class Run:
 
     def close(self) -> None:
         """Lets another process have the folder."""
+        if self.board is not None:
+            self.board.close()
         (self.folder / OWNER).unlink(missing_ok=True)
         self._lock.release()
 
@@ -168,6 +173,8 @@ class Run:
                 self.rewind(self.lines)
         except OSError:
             self._whole = False
+        if self.board is not None:
+            self.board.show(self.lines)
 
     def log_times(self, step: int, **times: float) -> None:
         """Appends a line to `times.jsonl`, unless the disk is full."""
@@ -181,6 +188,9 @@ class Run:
         self.lines = list(lines)
         atomic.write(self.folder / METRICS, "".join(f"{line}\n" for line in lines))
         self._whole = True
+        if self.board is not None:
+            self.board.close()
+            self.board.show(self.lines)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns all lines so far."""
