@@ -26,15 +26,20 @@ def logits_of(
     xs: Array,
     lengths: Array,
     key: PRNGKeyArray | None = None,
+    dropout: float = 0.0,
 ) -> Array:
     """Returns the logits `[B, classes]` of `xs [T, B, I]` with `lengths [B]`.
 
     A masked step copies the state, so the last state is that after each sequence's own
-    last step, and that of the backward direction is the one after its first.
+    last step, and that of the backward direction is the one after its first. The body
+    drops none of it: its own dropout is of outputs. With a key, a share `dropout` of it
+    is dropped here.
     """
+    of_body, of_last = (None, None) if key is None else jax.random.split(key)
     mask = jaxrnn.lengths_to_mask(lengths, xs.shape[0])
-    last, _ = body.unroll(params.cell, None, xs, mask=mask, key=key)
-    return read_out(params.readout, _last_h(last))
+    last, _ = body.unroll(params.cell, None, xs, mask=mask, key=of_body)
+    _, read = layers.dropout(dropout).step((), None, _last_h(last), key=of_last)
+    return read_out(params.readout, read)
 
 
 def _last_h(state: Any) -> Array:
@@ -47,17 +52,17 @@ def _last_h(state: Any) -> Array:
     return _last_h([s for s in state if isinstance(s, tuple)][-1])
 
 
-def make_loss(body: layers.Layer) -> Any:
+def make_loss(body: layers.Layer, dropout: float = 0.0) -> Any:
     """Returns `(params, state, batch) -> (mean loss, state)`.
 
     A batch is `Sequences`, or a pair of these and the number of the training step,
-    which turns dropout on.
+    which turns dropout on: between layers, and, by `dropout`, before the readout.
     """
 
     def loss_fn(params: ModelParams, state: Any, batch: Any) -> tuple[Array, Any]:
         batch, number = batch if isinstance(batch[0], Sequences) else (batch, None)
         key = None if number is None else key_of(number)
-        logits = logits_of(body, params, batch.xs, batch.lengths, key)
+        logits = logits_of(body, params, batch.xs, batch.lengths, key, dropout)
         return jnp.mean(_cross_entropy(logits, batch.labels)), state
 
     return loss_fn

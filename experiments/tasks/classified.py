@@ -90,7 +90,7 @@ def make_task(
 
     accuracy = classifier.make_accuracy(network.body, test_set)
     body = readout.make_body(config.model, compute_dtype=config.model.compute_dtype)
-    loss_fn = classifier.make_loss(body)
+    loss_fn = classifier.make_loss(body, config.model.dropout)
     return Task(
         cell=network.cell,
         init=network.init,

@@ -70,3 +70,23 @@ def test_both_ways_it_looks_at_a_series_up_to_its_end():
     batch = Sequences(np.asarray(xs), np.array([4, 6]), np.array([0, 1]))
     losses = [float(loss(params, None, (batch, np.uint32(n)))[0]) for n in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_what_is_read_out_is_dropped_too():
+    """Of one layer, both directions: a readout that copies shows the features."""
+    model = Model(cell="gru", hidden_size=4, bidirectional=True, dropout=0.25)
+    network = readout.make_network(model, 2, 8)
+    params = network.init(jax.random.key(0))
+    copies = params.readout._replace(w=jnp.eye(8), b=jnp.zeros(8))
+    params = params._replace(readout=copies)
+    xs = jax.random.normal(jax.random.key(2), (6, 50, 2))
+    lengths = jnp.full(50, 6)
+
+    @jax.jit
+    def logits_of(key):
+        return classifier.logits_of(network.body, params, xs, lengths, key, 0.25)
+
+    whole, dropped = logits_of(None), logits_of(jax.random.key(1))
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], whole[kept] / 0.75, rtol=1e-6)
+    assert abs(float(jnp.mean(kept)) - 0.75) < 0.1  # four deviations of 400 features

@@ -1,9 +1,11 @@
 """Sequences to classify: every one comes once per epoch, by the batch's number."""
 
+import jax
 import numpy as np
 
-from experiments.data import Sequences
-from experiments.tasks import classified
+from experiments.config.load import load_config
+from experiments.data import Classification, Sequences
+from experiments.tasks import Config, classified
 
 
 def test_every_sequence_comes_once_per_epoch():
@@ -29,3 +31,22 @@ def test_the_noise_is_the_batch_s_own():
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
     assert first.dtype == np.float32 and abs(first.std() - 0.5) < 0.05
+
+
+def test_one_layer_has_dropout_in_training_alone():
+    """Another step has other masks; without its number there are none."""
+    settings = "model.dropout=0.5", "model.hidden_size=4", "optimizer.batch_size=9"
+    config = load_config(Config, "configs/vowels/vowels_gru.toml", settings)
+    random, labels = np.random.default_rng(0), np.arange(9, dtype=np.int32)
+    xs = random.standard_normal((3, 9, 2), np.float32)
+    sequences = Sequences(xs, np.full(9, 3, np.int32), labels)
+    names = tuple(map(str, labels))
+    task = classified.make_task(
+        config, Classification(sequences, sequences, names, "drawn")
+    )
+    params, (_, (batch, number)) = task.init(jax.random.key(0)), task.batch(7)
+    loss = jax.jit(lambda batch: task.loss_fn(params, None, batch)[0])
+    assert number == 7
+    first, again, other = (float(loss((batch, np.uint32(n)))) for n in (7, 7, 8))
+    assert first == again != other
+    assert float(loss(batch)) not in (first, other)
