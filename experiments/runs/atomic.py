@@ -1,4 +1,8 @@
-"""Files that are there whole, or not at all."""
+"""Files that are there whole, or not at all.
+
+`jaxrnn.save` writes its file in the same way, for more than this needs: links, modes,
+several processes at one file. It imports JAX, without which configs are checked.
+"""
 
 import os
 from pathlib import Path
