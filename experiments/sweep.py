@@ -149,13 +149,11 @@ def _outcome(trial: grid.Trial, root: Path, console: "Console") -> Outcome:
 
     One that has a checkpoint there goes on from it.
     """
-    from experiments.runs import checkpoint
-
     there = runs.newest(root, trial.name)
     results = {} if there is None else runs.results(there)
     if results:
         return Outcome(there, results)
-    begun = there if there is not None and checkpoint.steps(there) else None
+    begun = runs.unfinished(root, trial.name)
     return run(trial.config, root, trial.name, console, begun)
 
 

@@ -272,9 +272,16 @@ def newest(root: Path, name: str, file: str = CONFIG) -> Path | None:
 
 
 def unfinished(root: Path, name: str) -> Path | None:
-    """Returns the newest run of this name, unless it ended well or there is none."""
+    """Returns the newest run of this name, if it can go on.
+
+    None if there is none, it ended well, or it was killed before its first checkpoint.
+    """
+    from experiments.runs import checkpoint  # imports JAX
+
     run = newest(root, name)
-    return None if run is None or (run / RESULTS).exists() else run
+    if run is None or (run / RESULTS).exists() or not checkpoint.steps(run):
+        return None
+    return run
 
 
 def differences(then: Any, now: Any) -> list[str]:

@@ -3,10 +3,11 @@
 import json
 import os
 
+import jax.numpy as jnp
 import pytest
 
 from experiments.config.load import ConfigError
-from experiments.runs import folder
+from experiments.runs import checkpoint, folder
 from experiments.tasks.vowels import Series
 
 
@@ -55,3 +56,14 @@ def test_the_newest_run_that_ended_well(tmp_path):
         folder.latest(tmp_path, "vocabulary.json")
     (runs[0].folder / "vocabulary.json").touch()
     assert folder.latest(tmp_path, "vocabulary.json") == runs[0].folder
+
+
+def test_a_run_goes_on_only_from_a_checkpoint(tmp_path):
+    """One that was killed before its first checkpoint is begun anew."""
+    assert folder.unfinished(tmp_path, "x") is None
+    run = make(tmp_path)
+    assert folder.unfinished(tmp_path, "x") is None
+    checkpoint.save(run.folder, 0, {"params": {"w": jnp.ones(2)}}, {})
+    assert folder.unfinished(tmp_path, "x") == run.folder
+    run.write_results({"loss": 1.0})
+    assert folder.unfinished(tmp_path, "x") is None
