@@ -60,6 +60,7 @@ FLOORS = {
     "jaxrnn.masks": 3,
     "jaxrnn.parallel": 3,
     "jaxrnn.plan": 3,
+    "jaxrnn.sharding": 3,
     "jaxrnn.structure": 3,
     "jaxrnn.windows.randomized": 3,
     "jaxrnn.windows.segments": 3,
