@@ -18,7 +18,7 @@ the gradients of the weights are added up over it once, at the end.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,11 +29,12 @@ from jax.export import register_namedtuple_serialization
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from jaxrnn import arguments
 from jaxrnn.arguments import Given
 from jaxrnn.cells.base import (
+    FUNCTIONS,
     Adjoint,
     Cell,
     Drives,
@@ -46,8 +47,6 @@ from jaxrnn.cells.base import (
 from jaxrnn.methods import methods_of, options_of
 from jaxrnn.ops import placement
 from jaxrnn.ops.products import SplitColumns, SplitRows
-
-LOCAL = ("drive", "step", "linearize", "state_vjp", "param_vjp")
 
 
 class ShardedParams(NamedTuple):
@@ -108,9 +107,7 @@ def hidden_sharded(
             f"`cell` must be one whose units meet in one matrix alone, but {reason}. "
             "jaxrnn.elman, lstm and gru can be split."
         )
-    sharded = Sharded(cell, mesh, axis, batch_axis)
-    own = methods_of(sharded, ("init", "initial_state"))
-    return Cell(*own, *methods_of(_Functions(cell, None), LOCAL))
+    return Sharded(cell, mesh, axis, batch_axis).cell_for(None)
 
 
 def shard_params(cell: Cell, params: Params) -> ShardedParams:
@@ -127,8 +124,8 @@ def shard_params(cell: Cell, params: Params) -> ShardedParams:
     sharded = sharding_of(cell)
     if sharded is None:
         raise TypeError("`cell` must be what `jaxrnn.sharding.hidden_sharded` returns.")
-    blocks = cut(params)
-    sharded.check_units(units_of(blocks))
+    blocks = _cut(params)
+    sharded.check_units(_units_of(blocks))
     return sharded.placed(blocks)
 
 
@@ -148,6 +145,12 @@ class Sharded(NamedTuple):
     axis: str
     batch_axis: str | None
 
+    def cell_for(self, axis: str | None) -> Cell:
+        """Returns the cell for whole arrays (None), or for those of one device."""
+        first, rest = FUNCTIONS[:2], FUNCTIONS[2:]
+        functions = methods_of(_Functions(self.cell, axis), rest)
+        return Cell._make((*methods_of(self, first), *functions, None))
+
     def init(
         self,
         key: PRNGKeyArray,
@@ -156,13 +159,18 @@ class Sharded(NamedTuple):
         dtype: DTypeLike = jnp.float32,
     ) -> ShardedParams:
         """Draws the cell's parameters; sizes that do not fit are refused later."""
-        blocks = cut(self.cell.init(key, input_size, hidden_size, dtype))
-        fits = units_of(blocks) % self.mesh.shape[self.axis] == 0
+        blocks = _cut(self.cell.init(key, input_size, hidden_size, dtype))
+        fits = _units_of(blocks) % self.mesh.shape[self.axis] == 0
         return self.placed(blocks) if fits else blocks
 
     def initial_state(self, params: ShardedParams, batch_shape: Shape) -> State:
         """Returns zeros, leaves `[*B, H]`."""
-        self.check_units(units_of(params))
+        if jax.tree.structure(params) != _structure(self.cell):
+            raise ValueError(
+                "`params` must be those of the cell that is sharded, but got blocks of "
+                f"{type(params.blocks).__name__}. `shard_params` cuts a cell's own."
+            )
+        self.check_units(_units_of(params))
 
         def whole(params: ShardedParams) -> State:
             return self.cell.initial_state(whole_params(params), batch_shape)
@@ -221,11 +229,11 @@ class Sharded(NamedTuple):
         The trees `specs` and `results` say how inputs and results are split; the cell
         is one for arrays of a single device.
         """
-        functions = methods_of(_Functions(self.cell, self.axis), LOCAL)
-        own = methods_of(self, ("init", "initial_state"))
-        local = Cell(*own, *functions)
         run = jax.shard_map(
-            partial(program, local), mesh=self.mesh, in_specs=(specs,), out_specs=results
+            partial(program, self.cell_for(self.axis)),
+            mesh=self.mesh,
+            in_specs=(specs,),
+            out_specs=results,
         )
         return run(inputs)
 
@@ -236,7 +244,7 @@ def sharding_of(cell: Cell) -> Sharded | None:
     return options if isinstance(options, Sharded) else None
 
 
-def cut(params: Params) -> ShardedParams:
+def _cut(params: Params) -> ShardedParams:
     """Returns parameters `[..., G]` cut into blocks `[..., H]`, one for each gate."""
     units = getattr(params, type(params).gates.meet).shape[0]
 
@@ -246,7 +254,7 @@ def cut(params: Params) -> ShardedParams:
     return ShardedParams(jax.tree.map(blocks, params))
 
 
-def units_of(params: ShardedParams) -> int:
+def _units_of(params: ShardedParams) -> int:
     """Returns H, from the blocks `[H, H]` of the recurrent matrix."""
     matrix, *_ = getattr(params.blocks, type(params.blocks).gates.meet)
     return matrix.shape[0]
@@ -287,9 +295,7 @@ class _Functions(NamedTuple):
     ) -> Lin:
         return self._call("linearize", _joined(params, -1), state_prev, state, res)
 
-    def state_vjp(
-        self, params_t: ShardedParams, lin: Lin, adjoint: Adjoint
-    ) -> Adjoint:
+    def state_vjp(self, params_t: ShardedParams, lin: Lin, adjoint: Adjoint) -> Adjoint:
         own = _joined(params_t, 0)
         if self.axis is not None:
             blocks = getattr(params_t.blocks, self._meet(params_t))
@@ -369,24 +375,38 @@ def _check_mesh(mesh: Given, axes: dict[str, Given]) -> None:
         )
 
 
+UNITS = 6  # of an example: even, as some cells want it, and no other size
+
+
+@cache
+def _example(cell: Cell) -> Any:
+    """Returns the shapes of small parameters of the cell."""
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, UNITS))
+
+
+@cache
+def _structure(cell: Cell) -> Any:
+    """Returns the structure of the cell's parameters, cut."""
+    return jax.tree.structure(jax.eval_shape(_cut, _example(cell)))
+
+
 def _why_not(cell: Cell) -> str:
     """Returns why a cell cannot be split by units; "" if it can."""
-    units = 6  # even, as some cells want it, and a size that nothing else has
-    params: PyTree = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1, units))
-    kind, meet = type(params).__name__, getattr(_gates(params), "meet", None)
+    params = _example(cell)
+    kind, gates = type(params).__name__, getattr(type(params), "gates", None)
+    meet = getattr(gates, "meet", None)
     if meet is None:
         return f"{kind} declares none: Gates(…, meet=…)"
     matrices = {name for name, p in params._asdict().items() if np.ndim(p) == 2}
     if others := sorted(matrices - {"w_ih", meet}):
         return f"{kind} has {', '.join(others)} too"
-    state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
-    if any(s.shape != (units,) for s in jax.tree.leaves(state)):
+    try:
+        state = jax.eval_shape(lambda p: cell.initial_state(p, ()), params)
+    except ValueError as error:  # it is made for another number of units
+        return f"it has constants of its own: {error}"
+    if any(s.shape != (UNITS,) for s in jax.tree.leaves(state)):
         return "its state is not one number for each unit"
     return ""
-
-
-def _gates(params: Params) -> Any:
-    return getattr(type(params), "gates", None)
 
 
 register_namedtuple_serialization(

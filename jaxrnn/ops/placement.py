@@ -47,7 +47,7 @@ def gathered(a: Array, axis: str) -> Array:
 
 
 def sum_scattered(a: Array, axis: str) -> Array:
-    """Returns the sum of `a [..., K]` over n devices: of each its own part `[..., K/n]`."""
+    """Returns the sum of `a [..., K]` over n devices, on each its part `[..., K/n]`."""
     return lax.psum_scatter(
         _over(a, axis), axis, scatter_dimension=a.ndim - 1, tiled=True
     )
