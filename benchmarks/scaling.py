@@ -87,7 +87,8 @@ def page(found: dict[str, Any]) -> Iterator[str]:
     facts = found["machine"]
     yield "Made by `python -m benchmarks.scaling --out benchmarks/results/scaling.json`"
     yield f"on {facts['cores']} cores of {facts['processor']},"
-    yield f"Python {facts['python']}, JAX {facts['versions']['jax']}: medians and quartiles."
+    yield f"Python {facts['python']}, JAX {facts['versions']['jax']}."
+    yield "Medians and quartiles over the rounds."
     yield ""
     yield from tables.markdown(*rows(found["points"]))
 

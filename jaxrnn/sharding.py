@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.export import register_namedtuple_serialization
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -204,7 +205,10 @@ class Sharded(NamedTuple):
         """Returns the blocks `[..., H]`, each split over the axis by its columns."""
 
         def place(p: Array) -> Array:
-            return jax.device_put(p, NamedSharding(self.mesh, self.spec(p.ndim)))
+            sharding = NamedSharding(self.mesh, self.spec(p.ndim))
+            if isinstance(p, Tracer):  # `vmap` gives a constraint its axis
+                return jax.lax.with_sharding_constraint(p, sharding)
+            return jax.device_put(p, sharding)
 
         return jax.tree.map(place, params)
 

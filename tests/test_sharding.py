@@ -1,6 +1,7 @@
 """Hidden-sharded cells: on any mesh the results are those of one device, and every loop
 over steps holds the one collective that the docs name."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import jaxrnn
-from jaxrnn import cells, sharding
+from jaxrnn import cells, layers, sharding
 from tests.cases import CELLS, FIELD, each_once, factors, loss, problem, steps
 from tests.test_structure import equations, jaxprs_in
 
@@ -105,6 +106,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize(("cell", "given"), PAIRS)
 def test_two_devices_compute_what_one_does(cell, given, x64):
     dparams = check_equality(cell, "2", options(given), chunk=CHUNK)
@@ -126,26 +128,25 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 from tests import test_sharding as tests
 with jax.enable_x64(True):
-    for cell, kind in {pairs}:
-        tests.check_equality(tests.SPLIT[cell], kind, tests.options("everything"))
+    for cell, kind, given in {cases}:
+        print(cell, kind, given)
+        tests.check_equality(tests.SPLIT[cell], kind, tests.options(given), chunk=3)
 tests.check_two_by_two()
 """
 
 
+SOME = [("lstm", "4", "everything"), ("gru", "2 × 2", "ragged")]
+SOME += [("elman", "2 × 2", "everything")]
+EVERY = [*itertools.product(SPLIT, ("4", "2 × 2"), ("everything", "ragged"))]
+
+
+@pytest.mark.lowest
 @pytest.mark.parametrize(
-    "pairs",
-    [
-        [("lstm", "4"), ("gru", "2 × 2")],
-        pytest.param(
-            [(cell, kind) for cell in SPLIT for kind in ("4", "2 × 2")],
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["some", "all"],
+    "cases", [SOME, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["some", "every"]
 )
-def test_four_devices(pairs):
+def test_four_devices(cases):
     done = subprocess.run(
-        [sys.executable, "-c", FOUR.format(pairs=pairs)],
+        [sys.executable, "-c", FOUR.format(cases=cases)],
         cwd=Path(jaxrnn.__file__).parents[1],
         capture_output=True,
         text=True,
@@ -217,6 +218,7 @@ def in_loops(store, rows):
     return sorted(found)
 
 
+@pytest.mark.lowest
 @each_once(("name", "store"), {name: name for name in CELLS}, {s: s for s in STORES})
 def test_one_collective_a_step_each_way(name, store):
     program, _ = compiled(name, store, "2")
@@ -332,6 +334,33 @@ def test_one_sequence_and_its_adjoints(split_gru):
         )
 
     assert_close(of(cell, split), of(jaxrnn.gru, params))
+
+
+def test_an_ensemble(split_gru):
+    cell, *_ = split_gru
+    keys = jax.random.split(jax.random.key(0), 3)
+    xs = jax.random.normal(jax.random.key(1), (5, INPUTS))
+
+    def outputs(cell):
+        def of_one(key):
+            return jaxrnn.unroll(cell, cell.init(key, INPUTS, HIDDEN), None, xs)[1]
+
+        return jax.vmap(of_one)(keys)
+
+    assert_close(outputs(cell), outputs(jaxrnn.gru))
+
+
+@pytest.mark.slow
+def test_layers_of_it(split_gru):
+    cell, *_ = split_gru
+    xs = jax.random.normal(jax.random.key(1), (5, 2, INPUTS))
+
+    def outputs(cell):
+        layer = layers.bidirectional(layers.recurrent(cell, HIDDEN))
+        net = layers.stack(layer, layers.recurrent(cell, HIDDEN), layers.dense(2))
+        return net.unroll(net.init(jax.random.key(0), INPUTS), None, xs)[1]
+
+    assert_close(outputs(cell), outputs(jaxrnn.gru))
 
 
 @pytest.mark.slow
