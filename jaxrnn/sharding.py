@@ -78,7 +78,8 @@ def hidden_sharded(
 
     `init` draws the same numbers as the cell's, and `shard_params` splits parameters
     that exist. `unroll_autodiff`, and the cell's functions called by themselves, are
-    right too, but leave the communication to the compiler.
+    right too, but leave the communication to the compiler. `unroll_parallel_adjoint`
+    refuses it.
 
     Args:
       cell: a cell whose units meet in one matrix alone, which the class of its

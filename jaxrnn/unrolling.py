@@ -224,13 +224,18 @@ def unroll_parallel_adjoint(
       The last state, and the outputs `hs [T, *B, H]`.
 
     Raises:
-      TypeError, ValueError: as `unroll`.
+      TypeError, ValueError: as `unroll`, and if the cell is hidden-sharded.
 
     Source: Wang, Bai & Pekhimenko (2020), "BPPSA: Scaling back-propagation by parallel
     scan algorithm", MLSys, arXiv:1907.10134.
     """
     given, planned = _apart(options)
     inputs = admit(cell, params, state, xs, reverse=reverse, **given)
+    if sharding.sharding_of(cell) is not None:
+        raise ValueError(
+            "`cell` must not be hidden-sharded: its Jacobians join the units of all "
+            "devices. Call jaxrnn.unroll."
+        )
     return _call(cell, inputs, reverse, planned | {"parallel": True})
 
 

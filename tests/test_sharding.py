@@ -448,6 +448,8 @@ def test_refusals(split_gru):
     xs = jnp.ones((3, 3, INPUTS))
     with pytest.raises(TypeError, match=r"own, ShardedParams, .* got a GRUParams"):
         jaxrnn.unroll(cell, params, None, xs)
+    with pytest.raises(ValueError, match="must not be hidden-sharded"):
+        jaxrnn.unroll_parallel_adjoint(cell, split, None, xs)
     lstm = make(jaxrnn.lstm, mesh, "model")
     with pytest.raises(ValueError, match="those of the cell that is sharded"):
         jaxrnn.unroll(lstm, split, None, xs)
