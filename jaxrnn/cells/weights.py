@@ -34,7 +34,8 @@ class Gates(NamedTuple):
     meet: str | None = None
     """The matrix `[H, G]` in whose product with h the units meet, and nowhere else.
 
-    Such a cell can be split by units (`jaxrnn.sharding`). None: there is no such one.
+    Such a cell can be split by units (`jaxrnn.sharding`). None: there is no such one,
+    as where units are normalized together.
     """
 
     def columns(self, gate: str, hidden: int) -> slice:
