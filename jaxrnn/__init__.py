@@ -13,6 +13,7 @@ from jaxrnn import (
     layers,
     losses,
     ops,
+    sharding,
     train,
 )
 from jaxrnn.cells.base import Cell, Linear
@@ -136,6 +137,7 @@ __all__ = [
     "ops",
     "randomized_truncation",
     "save",
+    "sharding",
     "slstm",
     "step",
     "train",

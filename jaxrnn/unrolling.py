@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
-from jaxrnn import arguments, bptt, checks, devices, structure
+from jaxrnn import arguments, bptt, checks, devices, sharding, structure
 from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
@@ -224,13 +224,18 @@ def unroll_parallel_adjoint(
       The last state, and the outputs `hs [T, *B, H]`.
 
     Raises:
-      TypeError, ValueError: as `unroll`.
+      TypeError, ValueError: as `unroll`, and if the cell is hidden-sharded.
 
     Source: Wang, Bai & Pekhimenko (2020), "BPPSA: Scaling back-propagation by parallel
     scan algorithm", MLSys, arXiv:1907.10134.
     """
     given, planned = _apart(options)
     inputs = admit(cell, params, state, xs, reverse=reverse, **given)
+    if sharding.sharding_of(cell) is not None:
+        raise ValueError(
+            "`cell` must not be hidden-sharded: its Jacobians join the units of all "
+            "devices. Call jaxrnn.unroll."
+        )
     return _call(cell, inputs, reverse, planned | {"parallel": True})
 
 
@@ -302,8 +307,15 @@ def step(
     state, reset_state = placement.as_batch_of(
         x[None], len(batch), (state, reset_state)
     )
-    steps = Steps(mask, None if reset is None else ~reset)
-    return _step(cell, Inputs(params, state, reset_state, x, steps, None))
+    linked = None if reset is None else ~reset
+    inputs = Inputs(params, state, reset_state, x, Steps(mask, linked), None)
+    if sharding.sharding_of(cell) is None:
+        return _step(cell, inputs)
+    # A sequence of one step, as only `unroll` runs on the devices of a mesh.
+    xs, steps = jax.tree.map(lambda a: a[None], (x, inputs.steps))
+    options = {"chunk": None, "store": None, "compute_dtype": None}
+    last, hs = _call(cell, inputs._replace(xs=xs, steps=steps), False, options)
+    return last, hs[0]
 
 
 def admit(
@@ -376,11 +388,12 @@ def _call(
     """Plans and calls `_run`; adds a cure to the error of forward mode."""
 
     def run(inputs: Inputs) -> tuple[State, Array]:
-        inputs = placement.varying_alike(inputs)
-        return _run(cell, _plan(cell, inputs, **options), inputs, reverse)
+        return _planned(cell, inputs, reverse, options)
 
     sequences = leading_shape(inputs.xs)[1:2]  # of the first batch axis, if any
     try:
+        if sharding.sharding_of(cell) is not None:
+            return _run_sharded(cell, inputs, reverse, tuple(options.items()))
         if sequences and devices.is_split(sequences[0]):
             axes = _batch_axes(inputs)
             return devices.per_device(run, inputs, axes, (axes.state, 1))
@@ -393,6 +406,41 @@ def _call(
             "hand-written backward pass. Call jaxrnn.unroll_autodiff, the same "
             "function, instead."
         ) from error
+
+
+def _planned(
+    cell: Cell, inputs: Inputs, reverse: bool, options: dict[str, Any]
+) -> tuple[State, Array]:
+    inputs = placement.varying_alike(inputs)
+    return _run(cell, _plan(cell, inputs, **options), inputs, reverse)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _run_sharded(
+    cell: Cell, inputs: Inputs, reverse: bool, options: tuple[tuple[str, Any], ...]
+) -> tuple[State, Array]:
+    """Calls `_run` on each device, with its units and its share of the batch."""
+    sharded: Any = sharding.sharding_of(cell)
+    batch = leading_shape(inputs.xs)[1:]
+    sharded.check_batch(batch)
+
+    def specs(tree: Any, axes: Any, hidden: bool) -> Any:
+        return jax.tree.map(
+            lambda a, axis: sharded.spec(a.ndim, axis if batch else -1, hidden),
+            tree,
+            axes,
+        )
+
+    pairs = zip(Inputs._fields, inputs, _batch_axes(inputs), strict=True)
+    of_inputs = Inputs(
+        *(specs(tree, axes, name not in ("xs", "steps")) for name, tree, axes in pairs)
+    )
+    of_hs = sharded.spec(len(batch) + 2, 1 if batch else -1)
+
+    def run(cell: Cell, inputs: Inputs) -> tuple[State, Array]:
+        return _planned(cell, inputs, reverse, dict(options))
+
+    return sharded.per_device(run, inputs, of_inputs, (of_inputs.state, of_hs))
 
 
 def _batch_axes(inputs: Inputs) -> Inputs:

@@ -60,6 +60,7 @@ FLOORS = {
     "jaxrnn.masks": 3,
     "jaxrnn.parallel": 3,
     "jaxrnn.plan": 3,
+    "jaxrnn.sharding": 3,
     "jaxrnn.structure": 3,
     "jaxrnn.windows.randomized": 3,
     "jaxrnn.windows.segments": 3,
@@ -203,7 +204,8 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.peers": 4,  # the list of them
     "benchmarks.peers.networks": 4,
     "benchmarks.peers.trainers": 4,
-    "benchmarks.batched": 5,  # the commands
+    "benchmarks.arithmetic": 5,  # the commands
+    "benchmarks.batched": 5,
     "benchmarks.end_to_end": 5,
     "benchmarks.latency": 5,
     "benchmarks.parallel_adjoint": 5,
@@ -211,6 +213,7 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.profile.products": 5,
     "benchmarks.report": 5,
     "benchmarks.run": 5,
+    "benchmarks.scaling": 5,
     "benchmarks.layers": 6,  # run the contest on other problems
     "benchmarks.long": 6,
 }

@@ -53,7 +53,7 @@ class ElmanParams(NamedTuple):
     w_hh: Array
     b: Array
 
-    gates = Gates("h")
+    gates = Gates("h", meet="w_hh")
 
 
 class ElmanState(NamedTuple):

@@ -51,7 +51,7 @@ class GRUParams(NamedTuple):
     b: Array
     b_hn: Array
 
-    gates = Gates("rzn", keep="z")
+    gates = Gates("rzn", keep="z", meet="w_hh")
 
 
 class GRUState(NamedTuple):

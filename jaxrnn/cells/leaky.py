@@ -55,7 +55,7 @@ class LeakyParams(NamedTuple):
     b: Array
     a: Array | None
 
-    gates = Gates("h")
+    gates = Gates("h", meet="w_hh")
 
 
 class LeakyState(NamedTuple):

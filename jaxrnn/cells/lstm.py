@@ -51,7 +51,7 @@ class LSTMParams(NamedTuple):
     w_hh: Array
     b: Array
 
-    gates = Gates("ifgo", keep="f", admit="i")
+    gates = Gates("ifgo", keep="f", admit="i", meet="w_hh")
 
 
 class LSTMState(NamedTuple):

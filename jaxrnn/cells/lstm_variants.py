@@ -72,7 +72,7 @@ class LSTMVariantParams(NamedTuple):
     peepholes: Array | None
     w_hr: Array | None
 
-    gates = Gates("ifgo", keep="f", admit="i")
+    gates = Gates("ifgo", keep="f", admit="i", meet="w_hh")
 
 
 class CoupledLSTMParams(NamedTuple):
@@ -88,7 +88,7 @@ class CoupledLSTMParams(NamedTuple):
     peepholes: Array | None
     w_hr: Array | None
 
-    gates = Gates("fgo", keep="f")
+    gates = Gates("fgo", keep="f", meet="w_hh")
 
 
 class LSTMVariantLin(NamedTuple):

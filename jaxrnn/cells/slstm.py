@@ -58,7 +58,7 @@ class SLSTMParams(NamedTuple):
     w_hh: Array
     b: Array
 
-    gates = Gates("ifzo", keep="f", admit="i")
+    gates = Gates("ifzo", keep="f", admit="i", meet="w_hh")
 
 
 class SLSTMState(NamedTuple):

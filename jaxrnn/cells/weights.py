@@ -31,6 +31,12 @@ class Gates(NamedTuple):
     """The gate that multiplies the previous state, if there is one."""
     admit: str | None = None
     """The gate that multiplies the new content, where it is not 1 - keep."""
+    meet: str | None = None
+    """The matrix `[H, G]` in whose product with h the units meet, and nowhere else.
+
+    Such a cell can be split by units (`jaxrnn.sharding`). None: there is no such one,
+    as where units are normalized together.
+    """
 
     def columns(self, gate: str, hidden: int) -> slice:
         """Returns the columns of `gate` in a matrix `[*, G]`; H = `hidden`."""

@@ -41,6 +41,23 @@ def varying(a: Any, axes: tuple[str, ...]) -> Array:
     return old.pvary(a, axes)
 
 
+def gathered(a: Array, axis: str) -> Array:
+    """Returns `a [..., K/n]` of all n devices of a manual mesh axis, `[..., K]`."""
+    return lax.all_gather(_over(a, axis), axis, axis=a.ndim - 1, tiled=True)
+
+
+def sum_scattered(a: Array, axis: str) -> Array:
+    """Returns the sum of `a [..., K]` over n devices, on each its part `[..., K/n]`."""
+    return lax.psum_scatter(
+        _over(a, axis), axis, scatter_dimension=a.ndim - 1, tiled=True
+    )
+
+
+def _over(a: Array, axis: str) -> Array:
+    """Returns `a`, cast to vary over a manual mesh axis if it does not."""
+    return a if axis in _varying(a) else varying(a, (axis,))
+
+
 def as_batch_of(xs: Array, axes: int, state: PyTree) -> Any:
     """Returns the state `[*B, H]`, sharded like the batch axes of `xs [T, *B, ...]`.
 

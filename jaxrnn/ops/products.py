@@ -7,7 +7,7 @@ precision (`matrices_in`).
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,48 @@ def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N M"]:
+class SplitColumns(NamedTuple):
+    """A matrix `[K, M]` of which each of n devices along a mesh axis has columns.
+
+    They are blocks `[K, M/n]` of a device's own columns, side by side.
+    """
+
+    blocks: tuple[Array, ...]
+    axis: str
+
+
+class SplitRows(NamedTuple):
+    """The transpose of `SplitColumns`: blocks `[M/n, K]`, one below the other."""
+
+    blocks: tuple[Array, ...]
+    axis: str
+
+
+def matmul(
+    a: Float[Array, "*N K"], w: Float[Array, "K M"] | SplitColumns | SplitRows
+) -> Float[Array, "*N M"]:
     """Returns `a @ w` in the dtype of `a`.
 
-    It is multiplied in the dtype of `w`, and accumulated in float32 or wider.
+    It is multiplied in the dtype of `w`, and accumulated in float32 or wider. Where `w`
+    is split over devices, so are `a` and the product, by their last axes: rows are
+    gathered before a product with columns, and sums scattered after one with rows.
     """
-    rows = a.astype(w.dtype)
-    narrow = w.dtype.itemsize < 4 and a.ndim > 2
+    if isinstance(w, SplitColumns):
+        rows = placement.gathered(a.astype(w.blocks[0].dtype), w.axis)
+        products = [_product(rows, block) for block in w.blocks]
+        return jnp.concatenate(products, axis=-1).astype(a.dtype)
+    if isinstance(w, SplitRows):
+        parts = jnp.split(a, len(w.blocks), axis=-1)
+        pairs = zip(parts, w.blocks, strict=True)
+        products = [_product(part.astype(block.dtype), block) for part, block in pairs]
+        total = sum(products[1:], start=products[0])
+        return placement.sum_scattered(total, w.axis).astype(a.dtype)
+    return _product(a.astype(w.dtype), w).astype(a.dtype)
+
+
+def _product(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N M"]:
+    """Returns `a @ w`, of one dtype, in float32 or wider."""
+    rows, narrow = a, w.dtype.itemsize < 4 and a.ndim > 2
     if ONE_LEADING_AXIS and narrow and not placement.is_explicit(a):
         rows = rows.reshape(-1, a.shape[-1])
     dtype, axis = accumulation_dtype(w.dtype), rows.ndim - 1
@@ -55,7 +90,7 @@ def matmul(a: Float[Array, "*N K"], w: Float[Array, "K M"]) -> Float[Array, "*N 
         )
     if rows.ndim < a.ndim:
         product = product.reshape(*a.shape[:-1], w.shape[-1])
-    return product.astype(a.dtype)
+    return product
 
 
 def affine(
