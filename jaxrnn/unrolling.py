@@ -217,8 +217,9 @@ def unroll_parallel_adjoint(
 
     Args:
       cell: as in `unroll`, and so are all that follow, `options` too.
-      chunk: K; by default all steps are one chunk. A smaller K bounds the memory above
-        to K steps of it, in ⌈T/K⌉ turns. Where T is symbolic, the steps are a loop.
+
+    By default all steps are one chunk. A smaller `chunk=K` bounds the memory above to K
+    steps of it, in ⌈T/K⌉ turns. Where T is symbolic, the steps are a loop.
 
     Returns:
       The last state, and the outputs `hs [T, *B, H]`.
