@@ -5,27 +5,34 @@
         --set optimizer.steps=100 --resume auto
     python -m experiments.run list
     python -m experiments.run check configs/*/*.toml
+    python -m experiments.run CONFIG --coordinator HOST:PORT --process 0 --processes 2
 
 `list` names the configs, and `check` looks for faults of configs without compiling
 anything. Faults of a config are found before the run's folder is made, and nearly all
-of them before JAX is imported.
+of them before JAX is imported. `--coordinator` trains with several processes, on one
+host or many: start the command in each, with a `--process` of its own, or with
+`--coordinator auto` under Slurm, Open MPI, Kubernetes or on TPUs.
 
 Exit codes: 0; 1 if the run failed; 2 if it cannot begin as asked; 3 if a step was not
 finite; 75 if a signal stopped it. A run that was stopped goes on with `--resume auto`.
 """
 
+import argparse
 import contextlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from experiments import commands
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
 from experiments.runs import folder
-from experiments.runs.folder import Outcome, Run
+from experiments.runs.folder import Followed, Outcome, Run
 from experiments.tasks import Config
 
 if TYPE_CHECKING:
@@ -47,27 +54,30 @@ def run(
 ) -> Outcome:
     """Trains, in a new folder under `root`, or goes on in the folder `resume`.
 
+    Processes that train together call it with the same arguments.
+
     Raises:
       ConfigError: if the config does not fit the library or the machine, no folder can
-        be made, another process works in it, or the run in `resume` cannot go on.
+        be made, another process works in it, the run in `resume` cannot go on, or
+        processes that train together differ.
       Stopped: after a signal. What there is by then is in the folder.
     """
     from experiments.runs.checkpoint import CheckpointError
-    from experiments.training import memory, progress, saving
+    from experiments.training import processes
 
-    memory.check_fits(config)
+    _check_fits(config)
     try:
-        task = config.make(lambda sentence: console.print(sentence, markup=False))
+        task = processes.everywhere(
+            lambda: config.make(lambda words: console.print(words, markup=False)),
+            lambda task: {"data.sha256": task.data.get("sha256")},
+        )
+    except ConfigError:
+        raise
     except commands.EXPECTED as error:
         return Outcome(None, {}, commands.describe(error), commands.FAILED)
-    made = Run.create(root, name, config) if resume is None else Run(resume, config)
+    made = _take_folder(root, name, config, resume)
     try:
-        if resume is None:
-            first = progress.start(config, task)
-            for file, value in task.artifacts.items():
-                made.write_json(file, value)
-        else:
-            first = saving.restore(made, config, task)
+        first = processes.from_first(lambda: _begin(made, config, task, resume))
         return _train(made, config, task, console, first)
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
@@ -75,20 +85,64 @@ def run(
         made.close()
 
 
+def _check_fits(config: Experiment) -> None:
+    """Raises if the config does not fit every machine, or is not that of all."""
+    from experiments.training import memory, processes
+
+    def check() -> None:
+        memory.check_fits(config)
+        processes.check_batch(config.optimizer.batch_size)
+
+    settings = msgspec.to_builtins(config)
+    # Each host may have the data elsewhere: their hash is compared.
+    settings.get("data", {}).pop("path", None)
+    about = settings | {"version": folder.versions()}
+    processes.everywhere(check, lambda _: about)
+
+
+def _take_folder(root: Path, name: str, config: Experiment, resume: Path | None) -> Run:
+    """Returns the run, which one of several processes makes, or takes, for all."""
+    from experiments.training import processes
+
+    taken: list[Run] = []
+
+    def take() -> Path:
+        make = (
+            partial(Run.create, root, name) if resume is None else partial(Run, resume)
+        )
+        taken.append(make(config))
+        return taken[0].folder
+
+    path = processes.from_first(take)
+    return taken[0] if taken else Followed(path, config)
+
+
+def _begin(run: Run, config: Experiment, task: Any, resume: Path | None) -> Any:
+    """Returns the progress from which to train."""
+    from experiments.training import progress, saving
+
+    if resume is not None:
+        return saving.restore(run, config, task)
+    for file, value in task.artifacts.items():
+        run.write_json(file, value)
+    return progress.start(config, task)
+
+
 def _train(
     run: Run, config: Experiment, task: Any, console: "Console", first: Any
 ) -> Outcome:
     """Trains from a progress on; leaves results, or the reason of a failure."""
     from experiments.training import loop
+    from experiments.training.processes import from_first
 
     try:
-        changed = run.write_provenance(task.data, _machine())
+        changed = from_first(lambda: run.write_provenance(task.data, _machine()))
         if changed:
             words = f"note: {changed}. The results may differ in their last bits."
             console.print(words, markup=False, highlight=False)
         run.clear_failure()
         trained = loop.train(config, task, run, console, first)
-        results = run.write_results(trained.results)
+        results = from_first(lambda: run.write_results(trained.results))
     except commands.Stopped as stopped:
         with contextlib.suppress(OSError):
             run.write_failure(str(stopped))
@@ -101,8 +155,7 @@ def _train(
         with contextlib.suppress(OSError):  # the disk may be full
             run.write_failure(reason)
         return Outcome(run.folder, {}, reason, commands.FAILED)
-    with warned("the figures and texts of this run"):
-        _show(run, task, trained, console)
+    from_first(lambda: _show(run, task, trained, console))
     return Outcome(run.folder, results)
 
 
@@ -110,20 +163,21 @@ def _show(run: Run, task: Any, trained: Any, console: "Console") -> None:
     """Draws the curves, and writes what the trained network can do."""
     from experiments.analysis.figures import plot_metrics
 
-    names = [*task.train_metrics(1.0), *trained.results]
-    plot_metrics(run.metrics(), names, run.folder / "curves.png", run.folder.name)
-    for file, text in task.finish(trained.params).items():
-        run.write(file, text)
-        console.rule(file)
-        console.print(text, markup=False, highlight=False)
-        console.rule()
-    if trained.times:
-        each, outside = trained.times.values()
-        console.print(
-            f"{each:.2f} ms a step, of which {outside:.2f} ms were outside the "
-            "compiled program",
-            highlight=False,
-        )
+    with warned("the figures and texts of this run"):
+        names = [*task.train_metrics(1.0), *trained.results]
+        plot_metrics(run.metrics(), names, run.folder / "curves.png", run.folder.name)
+        for file, text in task.finish(trained.params).items():
+            run.write(file, text)
+            console.rule(file)
+            console.print(text, markup=False, highlight=False)
+            console.rule()
+        if trained.times:
+            each, outside = trained.times.values()
+            console.print(
+                f"{each:.2f} ms a step, of which {outside:.2f} ms were outside the "
+                "compiled program",
+                highlight=False,
+            )
 
 
 @contextlib.contextmanager
@@ -146,6 +200,7 @@ def _machine() -> dict[str, Any]:
         "platform": platform.machine(),
         "cores": devices.cores(),
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "kind": ", ".join(kinds),
     }
 
@@ -175,14 +230,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "if there is one; a folder goes on with that run (default: never)"
     )
     parser.add_argument("--resume", metavar="auto|never|RUN", default=NEVER, help=help)
+    _add_processes(parser)
     arguments = parser.parse_args(argv)
 
     def body() -> int:
         overrides = [*(QUICK if arguments.quick else ()), *arguments.set]
         config = load_config(Config, arguments.config, overrides)
         name = Path(arguments.config).stem
-        resume = _asked(arguments.resume, arguments.runs, name)
-        console = make_console()
+        if _given(arguments):
+            resume, console = _join(arguments, name)
+        else:
+            resume = _asked(arguments.resume, arguments.runs, name)
+            console = make_console()
         outcome = run(config, arguments.runs, name, console, resume)
         if outcome.error:
             print(f"error: {outcome.error}", file=sys.stderr)
@@ -195,7 +254,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
 
+    if _given(arguments):
+        from experiments.training import processes
+
+        return processes.ended(lambda: commands.carry_out(body, commands.FAILED))
     return commands.carry_out(body, commands.FAILED)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds what connects several processes."""
+    group = parser.add_argument_group("several processes")
+    help = (
+        "where process 0 listens for the others; `auto` takes this and the following "
+        "from Slurm, Open MPI, Kubernetes or TPUs"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT|auto", help=help)
+    help = "the number of this process, from 0"
+    group.add_argument("--process", metavar="ID", type=int, help=help)
+    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
+
+
+def _given(arguments: argparse.Namespace) -> bool:
+    """Returns whether several processes are asked for."""
+    options = arguments.coordinator, arguments.process, arguments.processes
+    return any(option is not None for option in options)
+
+
+def _join(arguments: argparse.Namespace, name: str) -> tuple[Path | None, "Console"]:
+    """Connects the processes. Returns the run to go on with, and the screen."""
+    from experiments.training import processes
+
+    console = make_console()
+    processes.join(arguments.coordinator, arguments.process, arguments.processes)
+    # The first one speaks for all.
+    console.quiet = not processes.is_first()
+    asked = arguments.resume, arguments.runs, name
+    return processes.from_first(lambda: _asked(*asked)), console
 
 
 def _asked(resume: str, root: Path, name: str) -> Path | None:
