@@ -22,7 +22,6 @@ import contextlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from experiments import commands
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
 from experiments.runs import folder
-from experiments.runs.folder import Followed, Outcome, Run
+from experiments.runs.folder import Outcome, Run
 from experiments.tasks import Config
 
 if TYPE_CHECKING:
@@ -75,7 +74,11 @@ def run(
         raise
     except commands.EXPECTED as error:
         return Outcome(None, {}, commands.describe(error), commands.FAILED)
-    made = _take_folder(root, name, config, resume)
+
+    def take() -> Run:
+        return Run.create(root, name, config) if resume is None else Run(resume, config)
+
+    made = processes.take(take, config)
     try:
         first = processes.from_first(lambda: _begin(made, config, task, resume))
         return _train(made, config, task, console, first)
@@ -93,28 +96,13 @@ def _check_fits(config: Experiment) -> None:
         memory.check_fits(config)
         processes.check_batch(config.optimizer.batch_size)
 
-    settings = msgspec.to_builtins(config)
-    # Each host may have the data elsewhere: their hash is compared.
-    settings.get("data", {}).pop("path", None)
-    about = settings | {"version": folder.versions()}
-    processes.everywhere(check, lambda _: about)
+    def about(_: None) -> dict[str, Any]:
+        settings = msgspec.to_builtins(config)
+        # Each host may have the data elsewhere: their hash is compared.
+        settings.get("data", {}).pop("path", None)
+        return settings | {"version": folder.versions()}
 
-
-def _take_folder(root: Path, name: str, config: Experiment, resume: Path | None) -> Run:
-    """Returns the run, which one of several processes makes, or takes, for all."""
-    from experiments.training import processes
-
-    taken: list[Run] = []
-
-    def take() -> Path:
-        make = (
-            partial(Run.create, root, name) if resume is None else partial(Run, resume)
-        )
-        taken.append(make(config))
-        return taken[0].folder
-
-    path = processes.from_first(take)
-    return taken[0] if taken else Followed(path, config)
+    processes.everywhere(check, about)
 
 
 def _begin(run: Run, config: Experiment, task: Any, resume: Path | None) -> Any:
@@ -155,7 +143,8 @@ def _train(
         with contextlib.suppress(OSError):  # the disk may be full
             run.write_failure(reason)
         return Outcome(run.folder, {}, reason, commands.FAILED)
-    from_first(lambda: _show(run, task, trained, console))
+    with warned("the figures and texts of this run"):
+        from_first(lambda: _show(run, task, trained, console))
     return Outcome(run.folder, results)
 
 
@@ -163,21 +152,20 @@ def _show(run: Run, task: Any, trained: Any, console: "Console") -> None:
     """Draws the curves, and writes what the trained network can do."""
     from experiments.analysis.figures import plot_metrics
 
-    with warned("the figures and texts of this run"):
-        names = [*task.train_metrics(1.0), *trained.results]
-        plot_metrics(run.metrics(), names, run.folder / "curves.png", run.folder.name)
-        for file, text in task.finish(trained.params).items():
-            run.write(file, text)
-            console.rule(file)
-            console.print(text, markup=False, highlight=False)
-            console.rule()
-        if trained.times:
-            each, outside = trained.times.values()
-            console.print(
-                f"{each:.2f} ms a step, of which {outside:.2f} ms were outside the "
-                "compiled program",
-                highlight=False,
-            )
+    names = [*task.train_metrics(1.0), *trained.results]
+    plot_metrics(run.metrics(), names, run.folder / "curves.png", run.folder.name)
+    for file, text in task.finish(trained.params).items():
+        run.write(file, text)
+        console.rule(file)
+        console.print(text, markup=False, highlight=False)
+        console.rule()
+    if trained.times:
+        each, outside = trained.times.values()
+        console.print(
+            f"{each:.2f} ms a step, of which {outside:.2f} ms were outside the "
+            "compiled program",
+            highlight=False,
+        )
 
 
 @contextlib.contextmanager

@@ -133,11 +133,7 @@ def split(
     learner, state, batch = arguments
     size = _batch_size(state, batch)
     count = math.gcd(size, len(devices))
-    if (
-        count < len(devices)
-        and jax.process_count() > 1
-        and len(_processes(devices)) > 1
-    ):
+    if count < len(devices) and len({d.process_index for d in devices}) > 1:
         raise ValueError(
             f"B must be a multiple of the {len(devices)} devices of all processes, but "
             f"got B = {size}. Change the size of the batch."
@@ -233,10 +229,6 @@ def delete(tree: Any) -> None:
     for a in jax.tree.leaves(tree):
         if _is_concrete(a):
             a.delete()
-
-
-def _processes(devices: Sequence[Any]) -> set[int]:
-    return {device.process_index for device in devices}
 
 
 def _is_global(a: Any) -> bool:

@@ -17,7 +17,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ from jax.experimental import multihost_utils
 
 from experiments import commands
 from experiments.config.load import ConfigError
-from experiments.runs.folder import differences
+from experiments.config.schema import Experiment
+from experiments.runs.folder import Followed, Run, differences
 from experiments.training import interrupts as alone
 from jaxrnn import devices
 
@@ -41,6 +43,13 @@ TOGETHER = {0, commands.REFUSED, commands.NOT_FINITE, commands.STOPPED}
 GRACE = 2.0
 
 T = TypeVar("T")
+
+
+class Tried(NamedTuple):
+    """What a function returned, or the error that it raised."""
+
+    value: Any
+    error: Exception | None
 
 
 def join(coordinator: str | None, number: int | None, count: int | None) -> None:
@@ -130,13 +139,13 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return make()
-    sent = pickle.dumps(_outcome(make)) if is_first() else b""
+    sent = pickle.dumps(_tried(make)) if is_first() else b""
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(sent))))
     padded = np.frombuffer(sent.ljust(_room(size), b"\0"), np.uint8)
-    value, error = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
-    if error is not None:
-        raise error
-    return value
+    made = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if made.error is not None:
+        raise made.error
+    return made.value
 
 
 def everywhere(make: Callable[[], T], about: Callable[[T], Mapping[str, Any]]) -> T:
@@ -152,21 +161,40 @@ def everywhere(make: Callable[[], T], about: Callable[[T], Mapping[str, Any]]) -
     """
     if jax.process_count() == 1:
         return make()
-    value, error = _outcome(make)
-    described = None if error else dict(about(value))  # pyright: ignore[reportArgumentType]
-    first, *others = gathered = _gathered((described, error))
-    for number, (_, error) in enumerate(gathered):
-        if error is not None:
+    # Exchange what each has made, or its error.
+    made = _tried(make)
+    failed = made.error is not None
+    gathered = _gathered(made if failed else Tried(dict(about(made.value)), None))
+    for number, theirs in enumerate(gathered):
+        if theirs.error is not None:
             print(f"note: the error is that of process {number}.", file=sys.stderr)
-            raise error
-    for number, (theirs, _) in enumerate(others, 1):
+            raise theirs.error
+    # Compare all with the first.
+    for number, theirs in enumerate(gathered):
         form = f"`{{}}` is {{!r}} in process 0 and {{!r}} in process {number}"
-        if found := differences(first[0], theirs, form):
+        found = differences(gathered[0].value, theirs.value, form)
+        if found:
             raise ConfigError(
                 f"the processes must run the same, but {', '.join(found)}. Start all "
                 "of them with the same command, versions and data."
             )
-    return value  # pyright: ignore[reportReturnType]
+    return made.value
+
+
+def take(run: Callable[[], Run], config: Experiment) -> Run:
+    """Returns the run, whose folder the first process makes, or takes, for all.
+
+    Raises:
+      ConfigError: if it cannot.
+    """
+    taken: list[Run] = []
+
+    def take_folder() -> Path:
+        taken.append(run())
+        return taken[0].folder
+
+    path = from_first(take_folder)
+    return taken[0] if taken else Followed(path, config)
 
 
 def check_batch(size: int) -> None:
@@ -235,19 +263,19 @@ def interrupts() -> Iterator[Callable[[], str]]:
         yield asked_of_any
 
 
-def _outcome(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """Returns the result, or the error, as what can be sent."""
+def _tried(make: Callable[[], Any]) -> Tried:
+    """Returns the result, or the error as one that can be sent."""
     try:
-        return make(), None
+        return Tried(make(), None)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # of a class with arguments of its own
-            return None, RuntimeError(commands.describe(error))
-        return None, error
+        except Exception:  # its class has arguments of its own
+            return Tried(None, RuntimeError(commands.describe(error)))
+        return Tried(None, error)
 
 
-def _gathered(value: Any) -> list[Any]:
+def _gathered(value: T) -> list[T]:
     """Returns the values of all processes, in their order."""
     sent = pickle.dumps(value)
     sizes = multihost_utils.process_allgather(np.uint32(len(sent)))

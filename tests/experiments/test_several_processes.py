@@ -281,19 +281,20 @@ def wait_for(started, folder_of, step):
 
 
 @pytest.mark.parametrize(
-    ("number", "rank"),
+    ("number", "ranks"),
     [
-        (signal.SIGTERM, 1),
-        pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        (signal.SIGTERM, [1]),
+        pytest.param(signal.SIGTERM, [0, 1], marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, [0], marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_to_one_process(tmp_path, command, two_processes, number, rank):
+def test_a_signal(tmp_path, command, two_processes, number, ranks):
     """All save at the same step. With as many processes, the run goes on to the bit."""
     arguments = [*command, "--runs", tmp_path / "runs", "--resume", "auto"]
     started = Started(tmp_path / "logs", arguments, 2, what="slow")
     wait_for(started, tmp_path, 1)
-    started.processes[rank].send_signal(number)
+    for rank in ranks:
+        started.processes[rank].send_signal(number)
     assert started.codes() == [75, 75], started.words()
     folder = folder_in(tmp_path)
     step = checkpoint.last_step(folder)
@@ -349,6 +350,22 @@ def test_an_error_ends_all(tmp_path, command, all_do, own, words):
     assert all(codes), started.words()
     assert codes[1] == 1 and words in started.words()[1]
     assert not any("Traceback" in printed for printed in started.words())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [("stop", "step 1: the update"), ("rollback", "with batch 2. 2 were left out")],
+)
+def test_steps_that_are_not_finite(tmp_path, command, policy, words):
+    """All processes find it, and do the same."""
+    wild = "optimizer.learning_rate=1e38", "optimizer.warmup=0.0"
+    limit = f"on_nonfinite={policy}", "nonfinite_limit=2"
+    arguments = [*command, *settings(*wild, *limit), "--runs", tmp_path / "runs"]
+    started = Started(tmp_path / "logs", arguments, 2)
+    assert started.codes() == [3, 3], started.words()
+    assert all(words in printed for printed in started.words())
+    assert checkpoint.steps(folder_in(tmp_path)) == [0]
 
 
 @pytest.mark.parametrize(
