@@ -58,7 +58,7 @@ def train(
       OSError: if several saves failed, one after the other.
     """
     say = _say(console)
-    trainer, saver = Trainer(config, task), Saver(run, config, task, say)
+    trainer, saver = Trainer(config, task, first), Saver(run, config, task, say)
     due, steps, results = evaluations(config), config.optimizer.steps, {}
     progress, spent, lines, evaluated = first, 0.0, len(run.lines), -1
     bar = _bar(console, task)

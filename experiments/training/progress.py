@@ -57,12 +57,11 @@ def start(config: Experiment, task: Task) -> Progress:
 class Trainer:
     """Takes steps. While one runs, a thread makes the next batch and places it."""
 
-    def __init__(self, config: Experiment, task: Task) -> None:
+    def __init__(self, config: Experiment, task: Task, first: Progress) -> None:
         self._task = task
         self._value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
         optimizer = make_optimizer(config.optimizer)
-        params = jax.eval_shape(task.init, jax.random.key(config.seed))
-        self._over = processes.over(params)
+        self._over = processes.over(first.learner.params)
         self._step = train.make_step(self._value_and_grad, optimizer, self._over)
         self._worker = ThreadPoolExecutor(1, "batches")
         self._ahead: dict[int, Future[tuple[Any, Any]]] = {}
