@@ -3,9 +3,9 @@
 `jax.distributed` connects them, finds out that one has died, and spreads the news of a
 SIGTERM. All of them run the same program on the same config. Each makes every batch,
 which costs little, and puts its own sequences on its own devices. Only process 0, the
-first, writes to the run's folder; what it alone can know, such as whether a save
-succeeded, it sends to the others (`from_first`), so that all of them take the same
-decisions. With a single process everything here is done at once and nothing is sent.
+first, writes to the run's folder. It sends the others what it alone can know, such as
+whether a save succeeded (`from_first`), so that all of them take the same decisions.
+With a single process nothing is sent, and everything here returns at once.
 """
 
 import contextlib
