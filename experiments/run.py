@@ -5,21 +5,27 @@
         --set optimizer.steps=100 --resume auto
     python -m experiments.run list
     python -m experiments.run check configs/*/*.toml
+    python -m experiments.run CONFIG --coordinator HOST:PORT --process 0 --processes 2
 
 `list` names the configs, and `check` looks for faults of configs without compiling
 anything. Faults of a config are found before the run's folder is made, and nearly all
-of them before JAX is imported.
+of them before JAX is imported. `--coordinator` trains with several processes, on one
+host or many: start the command in each, with a `--process` of its own, or with
+`--coordinator auto` under Slurm, Open MPI, Kubernetes or on TPUs.
 
 Exit codes: 0; 1 if the run failed; 2 if it cannot begin as asked; 3 if a step was not
 finite; 75 if a signal stopped it. A run that was stopped goes on with `--resume auto`.
 """
 
+import argparse
 import contextlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from experiments import commands
 from experiments.config.load import ConfigError, load_config
@@ -48,30 +54,37 @@ def run(
 ) -> Outcome:
     """Trains, in a new folder under `root`, or goes on in the folder `resume`.
 
-    With `board`, the metrics are written as TensorBoard reads them too.
+    With `board`, the metrics are written as TensorBoard reads them too. Processes that
+    train together call it with the same arguments.
 
     Raises:
       ConfigError: if the config does not fit the library or the machine, no folder can
-        be made, another process works in it, or the run in `resume` cannot go on.
+        be made, another process works in it, the run in `resume` cannot go on, or
+        processes that train together differ.
       Stopped: after a signal. What there is by then is in the folder.
     """
     from experiments.runs.checkpoint import CheckpointError
-    from experiments.training import memory, progress, saving
+    from experiments.training import processes
 
-    memory.check_fits(config)
+    _check_fits(config)
     try:
-        task = config.make(lambda sentence: console.print(sentence, markup=False))
+        task = processes.everywhere(
+            lambda: config.make(lambda words: console.print(words, markup=False)),
+            lambda task: {"data.sha256": task.data.get("sha256")},
+        )
+    except ConfigError:
+        raise
     except commands.EXPECTED as error:
         return Outcome(None, {}, commands.describe(error), commands.FAILED)
-    made = Run.create(root, name, config) if resume is None else Run(resume, config)
-    made.board = tensorboard.Board(made.folder) if board else None
+
+    def take() -> Run:
+        made = Run.create(root, name, config) if resume is None else Run(resume, config)
+        made.board = tensorboard.Board(made.folder) if board else None
+        return made
+
+    made = processes.take(take, config)
     try:
-        if resume is None:
-            first = progress.start(config, task)
-            for file, value in task.artifacts.items():
-                made.write_json(file, value)
-        else:
-            first = saving.restore(made, config, task)
+        first = processes.from_first(lambda: _begin(made, config, task, resume))
         return _train(made, config, task, console, first)
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
@@ -79,20 +92,49 @@ def run(
         made.close()
 
 
+def _check_fits(config: Experiment) -> None:
+    """Raises if the config does not fit every machine, or is not that of all."""
+    from experiments.training import memory, processes
+
+    def check() -> None:
+        memory.check_fits(config)
+        processes.check_batch(config.optimizer.batch_size)
+
+    def about(_: None) -> dict[str, Any]:
+        settings = msgspec.to_builtins(config)
+        # Each host may have the data elsewhere: their hash is compared.
+        settings.get("data", {}).pop("path", None)
+        return settings | {"version": folder.versions()}
+
+    processes.everywhere(check, about)
+
+
+def _begin(run: Run, config: Experiment, task: Any, resume: Path | None) -> Any:
+    """Returns the progress from which to train."""
+    from experiments.training import progress, saving
+
+    if resume is not None:
+        return saving.restore(run, config, task)
+    for file, value in task.artifacts.items():
+        run.write_json(file, value)
+    return progress.start(config, task)
+
+
 def _train(
     run: Run, config: Experiment, task: Any, console: "Console", first: Any
 ) -> Outcome:
     """Trains from a progress on; leaves results, or the reason of a failure."""
     from experiments.training import loop
+    from experiments.training.processes import from_first
 
     try:
-        changed = run.write_provenance(task.data, _machine())
+        changed = from_first(lambda: run.write_provenance(task.data, _machine()))
         if changed:
             words = f"note: {changed}. The results may differ in their last bits."
             console.print(words, markup=False, highlight=False)
         run.clear_failure()
         trained = loop.train(config, task, run, console, first)
-        results = run.write_results(trained.results)
+        results = from_first(lambda: run.write_results(trained.results))
     except commands.Stopped as stopped:
         with contextlib.suppress(OSError):
             run.write_failure(str(stopped))
@@ -106,7 +148,7 @@ def _train(
             run.write_failure(reason)
         return Outcome(run.folder, {}, reason, commands.FAILED)
     with warned("the figures and texts of this run"):
-        _show(run, task, trained, console)
+        from_first(lambda: _show(run, task, trained, console))
     return Outcome(run.folder, results)
 
 
@@ -150,6 +192,7 @@ def _machine() -> dict[str, Any]:
         "platform": platform.machine(),
         "cores": devices.cores(),
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "kind": ", ".join(kinds),
     }
 
@@ -181,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="auto|never|RUN", default=NEVER, help=help)
     help = "write the metrics as TensorBoard reads them too, below the run's folder"
     parser.add_argument("--tensorboard", action="store_true", help=help)
+    _add_processes(parser)
     arguments = parser.parse_args(argv)
 
     def body() -> int:
@@ -189,8 +233,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.tensorboard:
             tensorboard.check_installed()
         name = Path(arguments.config).stem
-        resume = _asked(arguments.resume, arguments.runs, name)
-        console = make_console()
+        if _given(arguments):
+            resume, console = _join(arguments, name)
+        else:
+            resume = _asked(arguments.resume, arguments.runs, name)
+            console = make_console()
         board = arguments.tensorboard
         outcome = run(config, arguments.runs, name, console, resume, board)
         if outcome.error:
@@ -204,7 +251,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
 
+    if _given(arguments):
+        from experiments.training import processes
+
+        return processes.ended(lambda: commands.carry_out(body, commands.FAILED))
     return commands.carry_out(body, commands.FAILED)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds what connects several processes."""
+    group = parser.add_argument_group("several processes")
+    help = (
+        "where process 0 listens for the others; `auto` takes this and the following "
+        "from Slurm, Open MPI, Kubernetes or TPUs"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT|auto", help=help)
+    help = "the number of this process, from 0"
+    group.add_argument("--process", metavar="ID", type=int, help=help)
+    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
+
+
+def _given(arguments: argparse.Namespace) -> bool:
+    """Returns whether several processes are asked for."""
+    options = arguments.coordinator, arguments.process, arguments.processes
+    return any(option is not None for option in options)
+
+
+def _join(arguments: argparse.Namespace, name: str) -> tuple[Path | None, "Console"]:
+    """Connects the processes. Returns the run to go on with, and the screen."""
+    from experiments.training import processes
+
+    console = make_console()
+    processes.join(arguments.coordinator, arguments.process, arguments.processes)
+    # The first one speaks for all.
+    console.quiet = not processes.is_first()
+    asked = arguments.resume, arguments.runs, name
+    return processes.from_first(lambda: _asked(*asked)), console
 
 
 def _asked(resume: str, root: Path, name: str) -> Path | None:

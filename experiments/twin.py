@@ -65,7 +65,8 @@ def losses(config: Experiment, steps: int) -> Iterator[tuple[float, float]]:
         raise ConfigError("a twin is of the language model or of a classifier.")
     check_one_layer(config.model, "the twin")
     task = config.make(print)
-    progress, trainer = start(config, task), Trainer(config, task)
+    progress = start(config, task)
+    trainer = Trainer(config, task, progress)
     # Copies: a step takes the learner's memory.
     params = jax.tree.map(jnp.array, progress.learner.params)
     theirs = _torch_steps(config, task.batch, params)

@@ -1,4 +1,4 @@
-"""The devices of one host, and a batch split over them by sequences.
+"""The devices of a host, or of several, and a batch split over them by sequences.
 
 The products of a recurrent step are too small to occupy several cores. So on CPU it
 pays to make every core a device of its own (`one_per_core`) and to give each a share of
@@ -114,6 +114,12 @@ def split(
     ...]`. Leaves with an axis of B there, or first (`[B]`, `[B, ...]`), are split; all
     others are replicated. The arguments are returned unchanged if one device is left,
     if they are traced, or if the caller has placed any of them on several devices.
+
+    Devices of several processes are all used, and each process puts its own part of the
+    arrays on its own devices. It is called in all processes, with the same arguments.
+
+    Raises:
+      ValueError: if B is not a multiple of the number of devices of several processes.
     """
     # Return traced arguments, and those that the caller has placed, unchanged.
     arrays = [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)]
@@ -127,6 +133,11 @@ def split(
     learner, state, batch = arguments
     size = _batch_size(state, batch)
     count = math.gcd(size, len(devices))
+    if count < len(devices) and len({d.process_index for d in devices}) > 1:
+        raise ValueError(
+            f"B must be a multiple of the {len(devices)} devices of all processes, but "
+            f"got B = {size}. Change the size of the batch."
+        )
     if count == 1 and not spread:
         return arguments
 
@@ -140,8 +151,12 @@ def split(
         shape = np.shape(a)
         fits = (s for axis, s in choices if len(shape) > axis and shape[axis] == size)
         sharding = next(fits, whole)
-        lies_there = isinstance(a, jax.Array) and a.sharding == sharding
-        return a if lies_there else jax.device_put(a, sharding)
+        if isinstance(a, jax.Array) and a.sharding == sharding:
+            return a
+        if _is_global(a) or sharding.is_fully_addressable:
+            return jax.device_put(a, sharding)
+        held = a if isinstance(a, jax.Array) else np.asarray(a)
+        return jax.make_array_from_callback(held.shape, sharding, held.__getitem__)
 
     return (
         jax.tree.map(place, learner),
@@ -214,6 +229,11 @@ def delete(tree: Any) -> None:
     for a in jax.tree.leaves(tree):
         if _is_concrete(a):
             a.delete()
+
+
+def _is_global(a: Any) -> bool:
+    """Returns whether other processes have a part of an array."""
+    return isinstance(a, jax.Array) and not a.is_fully_addressable
 
 
 def _batch_size(state: Any, batch: Any) -> int:

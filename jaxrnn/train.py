@@ -112,8 +112,9 @@ def make_step(
         gradient goes back from one call into the one before: over a stream of windows
         this is truncated BPTT.
       optimizer: any optax transformation.
-      devices: the devices of this process over which a batch of B sequences is split;
-        gcd(B, their number) of them are used (`jaxrnn.devices.split`). None: all
+      devices: the devices over which a batch of B sequences is split; gcd(B, their
+        number) of them are used (`jaxrnn.devices.split`). Devices of several processes
+        are all used: every process calls the step, with the same arguments. None: all
         devices, if they are the CPU of a single process and splitting pays
         (`jaxrnn.devices.default_devices`). With one device, as with None on GPU, TPU or
         several hosts, nothing is moved. Arguments that the caller has placed on several

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -240,6 +241,14 @@ def test_what_is_split_and_what_is_not():
 def test_what_cannot_be_split_stays_where_it_is(state, batch):
     given = train.init_learner({"w": jnp.ones(4)}, OPTIMIZER), state, batch
     assert devices.split(given, jax.devices()) is given
+
+
+def test_a_batch_that_not_all_processes_could_share_is_refused():
+    """Six sequences and four devices: two would be used, of one process."""
+    ours = [SimpleNamespace(process_index=rank) for rank in (0, 0, 1, 1)]
+    words = "B must be a multiple of the 4 devices of all processes, but got B = 6"
+    with pytest.raises(ValueError, match=words):
+        devices.split((None, None, np.zeros((3, 6, 1))), ours)
 
 
 def test_batches_of_changing_size():

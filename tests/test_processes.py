@@ -1,77 +1,44 @@
 """Two processes that share the batch: each gets the gradients that one device gets
 alone."""
 
-import os
 import pickle
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-import jaxrnn
+from tests import processes
 from tests.cases import CELLS, problem
 from tests.test_placement import BATCH, OPTIONS, SIZE, assert_close, one_device
 
 pytestmark = pytest.mark.lowest
 
-ROOT = Path(jaxrnn.__file__).parents[1]
 RANKS = 0, 1
 TIMEOUT = (
     300  # seconds: it takes half a minute alone, several times that beside other tests
 )
 
 
-def start(port, rank, folder):
-    program = "-m", "tests.two_processes_worker"
-    files = folder / "problems", folder / f"gradients-{rank}"
-    # What a user has set for JAX, such as a number of devices, is not for these.
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    with open(folder / f"log-{rank}", "wb") as log:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                *program,
-                str(port),
-                str(rank),
-                *map(str, files),
-            ],
-            cwd=ROOT,
-            env=kept | {"JAX_PLATFORMS": "cpu", "no_proxy": "127.0.0.1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
 def run_both(problems, folder):
     """The gradients in each process. When one fails or is late, both end, and say what
     they did."""
     (folder / "problems").write_bytes(pickle.dumps(problems))
-    processes = []
-    with socket.socket() as held:
-        # Bound for as long as they run, so that no other program is given this port;
-        # gRPC sets the same option, so the coordinator can listen on it all the same.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(("127.0.0.1", 0))
+    started = []
+    with processes.held_port() as port:
         deadline = time.monotonic() + TIMEOUT
         try:
             for rank in RANKS:
-                processes.append(start(held.getsockname()[1], rank, folder))
+                files = folder / "problems", folder / f"gradients-{rank}"
+                worker = "-m", "tests.two_processes_worker", port, rank, *files
+                started.append(processes.start(worker, folder / f"log-{rank}"))
             codes = [None, None]
             # When one has failed, the other would wait for it.
             while None in codes and not any(codes) and time.monotonic() < deadline:
                 time.sleep(0.1)
-                codes = [process.poll() for process in processes]
+                codes = [process.poll() for process in started]
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            processes.end(started)
     if codes != [0, 0]:
         logs = "\n".join(
             (folder / f"log-{rank}").read_text(errors="replace") for rank in RANKS

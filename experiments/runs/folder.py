@@ -51,7 +51,7 @@ class Run:
     the task adds. In the end there is `results.json`, or `failed.json` with the reason.
 
     One process at a time writes to a folder. When it has gone, however it ended, the
-    next one may.
+    next one may. Processes that train together have one that writes: `Followed`.
     """
 
     def __init__(self, folder: Path, config: msgspec.Struct) -> None:
@@ -106,6 +106,10 @@ class Run:
     def write(self, name: str, text: str) -> None:
         atomic.write(self.folder / name, text)
 
+    def append(self, name: str, line: str) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as opened:
+            opened.write(f"{line}\n")
+
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, json.dumps(value, indent=2) + "\n")
 
@@ -116,9 +120,7 @@ class Run:
           What differs from the last entry and can change results, in words.
         """
         entries = self._provenance()
-        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-        packages["python"] = platform.python_version()
-        decides = {"versions": packages, "machine": machine, "data": dict(data)}
+        decides = {"versions": versions(), "machine": machine, "data": dict(data)}
         about = {
             "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
             "host": socket.gethostname(),
@@ -168,7 +170,7 @@ class Run:
         self.lines.append(line)
         try:
             if self._whole:
-                _append(self.folder / METRICS, line)
+                self.append(METRICS, line)
             else:
                 self.rewind(self.lines)
         except OSError:
@@ -181,12 +183,12 @@ class Run:
         seconds = {"seconds": round(self.seconds, 3)}
         with contextlib.suppress(OSError):
             line = json.dumps({"step": step} | seconds | _finite(times))
-            _append(self.folder / TIMES, line)
+            self.append(TIMES, line)
 
     def rewind(self, lines: Sequence[str]) -> None:
         """Replaces `metrics.jsonl` by the lines that it had at a checkpoint."""
         self.lines = list(lines)
-        atomic.write(self.folder / METRICS, "".join(f"{line}\n" for line in lines))
+        self.write(METRICS, "".join(f"{line}\n" for line in lines))
         self._whole = True
         if self.board is not None:
             self.board.close()
@@ -195,6 +197,29 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Returns all lines so far."""
         return [json.loads(line) for line in self.lines]
+
+
+class Followed(Run):
+    """A run as the processes beside the one that writes have it: nothing is written."""
+
+    def __init__(self, folder: Path, config: msgspec.Struct) -> None:
+        """Leaves the folder to its process, which may be on another host."""
+        self.folder, self.config = folder, config
+        self.started = time.monotonic()
+        self.lines = []
+        self._whole = True
+
+    def close(self) -> None:
+        pass
+
+    def write(self, name: str, text: str) -> None:
+        pass
+
+    def append(self, name: str, line: str) -> None:
+        pass
+
+    def clear_failure(self) -> None:
+        pass
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -284,11 +309,19 @@ def unfinished(root: Path, name: str) -> Path | None:
     return run
 
 
-def differences(then: Any, now: Any) -> list[str]:
-    """Returns "`key` was … and is …" for each value of nested tables that differs."""
+def versions() -> dict[str, str]:
+    """Returns the versions on which results depend."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return packages | {"python": platform.python_version()}
+
+
+def differences(
+    then: Any, now: Any, form: str = "`{}` was {!r} and is {!r}"
+) -> list[str]:
+    """Returns the form, filled in, for each value of nested tables that differs."""
     before, after = _flat(then), _flat(now)
     return [
-        f"`{key}` was {before.get(key)!r} and is {after.get(key)!r}"
+        form.format(key, before.get(key), after.get(key))
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
@@ -302,11 +335,6 @@ def _flat(table: Any, key: str = "") -> dict[str, Any]:
     for name, value in table.items():
         flat |= _flat(value, f"{key}.{name}" if key else name)
     return flat
-
-
-def _append(file: Path, line: str) -> None:
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(f"{line}\n")
 
 
 def _owner(folder: Path) -> str:

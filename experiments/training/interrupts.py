@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 ENDING = tuple(
     getattr(signal, name)
@@ -24,17 +24,18 @@ TOGETHER = 1.0
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], str]]:
+def interrupts(spare: Container[int] = ()) -> Iterator[Callable[[], str]]:
     """Yields a function that returns the name of the first signal, or nothing.
 
     A second signal ends the process at once, even inside a compiled program. Signals
-    that the process ignores stay ignored. Outside of the main thread, which alone may
-    handle signals, nothing is asked for.
+    that the process ignores stay ignored, and those to `spare` are left as they are.
+    Outside of the main thread, which alone may handle signals, nothing is asked for.
     """
     handled = {
         number: before
         for number in ENDING
-        if (before := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+        if number not in spare
+        and (before := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
     if threading.current_thread() is not threading.main_thread() or not handled:
         yield lambda: ""

@@ -1,11 +1,9 @@
 """The loop around the steps: evaluations, checkpoints, metrics, a progress bar."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from rich import progress as bars
 from rich.console import Console
 
@@ -13,7 +11,7 @@ from experiments.commands import Stopped
 from experiments.config.schema import Experiment
 from experiments.runs.folder import Run
 from experiments.tasks.base import Task
-from experiments.training.interrupts import interrupts
+from experiments.training.processes import from_first, here, interrupts
 from experiments.training.progress import (
     AVERAGED,
     Measured,
@@ -48,9 +46,10 @@ def train(
     one (`saving.restore`) computes what it would have computed without a stop, to the
     bit, on as many cores and devices of the same kind with the same versions.
 
-    Where the host's CPU is several devices, batches are split over them. Parameters are
-    moved to the first device before they are evaluated or returned, because any program
-    that reads them would otherwise run on all devices.
+    Batches are split over several devices, where it pays, and over all devices of
+    several processes. Parameters are moved to the first device before they are
+    evaluated or returned, because any program that reads them would otherwise run on
+    all devices. Each of several processes evaluates them, and one writes the results.
 
     Raises:
       NotFiniteError: if a step is not finite, and `on_nonfinite` does not go on. The
@@ -59,7 +58,7 @@ def train(
       OSError: if several saves failed, one after the other.
     """
     say = _say(console)
-    trainer, saver = Trainer(config, task), Saver(run, config, task, say)
+    trainer, saver = Trainer(config, task, first), Saver(run, config, task, say)
     due, steps, results = evaluations(config), config.optimizer.steps, {}
     progress, spent, lines, evaluated = first, 0.0, len(run.lines), -1
     bar = _bar(console, task)
@@ -70,7 +69,7 @@ def train(
                 # Save, and then evaluate: a run that goes on evaluates once more.
                 if progress.step in due and progress.step != evaluated:
                     saver.save(progress, run.lines[:lines])
-                    results = task.evaluate(_on_one_device(progress))
+                    results = task.evaluate(here(progress.learner.params))
                     run.log(progress.step, **results)
                     words = ", ".join(f"{k} {v:.4f}" for k, v in results.items())
                     say(f"step {progress.step}/{steps}: {words}")
@@ -84,7 +83,7 @@ def train(
                         f"The checkpoint of step {saver.saved} is in {run.folder}. Go "
                         "on from it with --resume auto."
                     )
-                if saver.is_due():
+                if saver.is_due(progress.step):
                     saver.save(progress, run.lines[:lines])
                 # Take a step, which counts unless it is not finite.
                 began = time.monotonic()
@@ -113,10 +112,8 @@ def train(
     except (Stopped, NotFiniteError):
         raise
     except Exception:
-        # A batch that cannot be made, say. A step that failed has taken the buffers.
-        if not any(a.is_deleted() for a in jax.tree.leaves(progress.learner)):
-            with contextlib.suppress(OSError):
-                saver.save(progress, run.lines[:lines])
+        # A batch that cannot be made, say.
+        saver.rescue(progress, run.lines[:lines])
         raise
     finally:
         trainer.close()
@@ -125,7 +122,8 @@ def train(
         "milliseconds_per_step": 1e3 * spent / max(taken, 1),
         "outside_the_program": 1e3 * (spent - trainer.seconds) / max(taken, 1),
     }
-    return Trained(_on_one_device(progress), results, milliseconds if taken else {})
+    params = here(progress.learner.params)
+    return Trained(params, results, milliseconds if taken else {})
 
 
 def _left_out(
@@ -155,7 +153,8 @@ def _left_out(
     if config.on_nonfinite == "rollback":
         # Evaluations are at the same steps however often the run is stopped. The state
         # goes with the batches, whose place is not moved back.
-        back = restore(run, config, task, evaluations(config))
+        at = evaluations(config)
+        back = from_first(lambda: restore(run, config, task, at))
         progress = back._replace(state=progress.state)
     run.log(progress.step, left_out=float(after["left_out"]))
     return progress._replace(**after)
@@ -172,10 +171,6 @@ def _log(
     norm = measured.grad_norm
     run.log(progress.step, loss=progress.average, **averages, grad_norm=norm)
     run.log_times(progress.step, **{f"{task.unit}_per_second": round(rate, 1)})
-
-
-def _on_one_device(progress: Progress) -> Any:
-    return jax.device_put(progress.learner.params, jax.devices()[0])
 
 
 def _say(console: Console) -> Callable[[str], None]:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from experiments.config.schema import Experiment
 from experiments.tasks.base import Task
+from experiments.training import processes
 from experiments.training.optimizer import make_optimizer
 from jaxrnn import devices, train
 
@@ -57,11 +57,12 @@ def start(config: Experiment, task: Task) -> Progress:
 class Trainer:
     """Takes steps. While one runs, a thread makes the next batch and places it."""
 
-    def __init__(self, config: Experiment, task: Task) -> None:
+    def __init__(self, config: Experiment, task: Task, first: Progress) -> None:
         self._task = task
         self._value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
         optimizer = make_optimizer(config.optimizer)
-        self._step = train.make_step(self._value_and_grad, optimizer)
+        self._over = processes.over(first.learner.params)
+        self._step = train.make_step(self._value_and_grad, optimizer, self._over)
         self._worker = ThreadPoolExecutor(1, "batches")
         self._ahead: dict[int, Future[tuple[Any, Any]]] = {}
         self.seconds = 0.0
@@ -77,10 +78,10 @@ class Trainer:
         One whose loss, gradient or update is not finite leaves all unchanged, and does
         not count.
         """
-        number, over = progress.batch, devices.default_devices(progress.learner.params)
+        number = progress.batch
         made = self._ahead.pop(number, None)
-        fresh, batch = made.result() if made else self._placed(number, over)
-        self._ahead = {number + 1: self._worker.submit(self._placed, number + 1, over)}
+        fresh, batch = made.result() if made else self._placed(number)
+        self._ahead = {number + 1: self._worker.submit(self._placed, number + 1)}
         state = progress.state if fresh is None else fresh
         began = time.monotonic()
         learner, state, metrics = self._step(progress.learner, state, batch)
@@ -97,7 +98,7 @@ class Trainer:
 
     def not_finite(self, progress: Progress) -> list[str]:
         """Returns what is not finite in the next step: the loss, or leaves by name."""
-        fresh, batch = self._task.batch(progress.batch)
+        fresh, batch = self._placed(progress.batch)
         state = progress.state if fresh is None else fresh
         (loss, _), grads = jax.jit(self._value_and_grad)(
             progress.learner.params, state, batch
@@ -108,9 +109,9 @@ class Trainer:
         }
         return [name for name, a in leaves.items() if not bool(jnp.isfinite(a).all())]
 
-    def _placed(self, number: int, over: Sequence[Any]) -> tuple[Any, Any]:
+    def _placed(self, number: int) -> tuple[Any, Any]:
         fresh, batch = self._task.batch(number)
-        return fresh, devices.split((None, None, batch), over)[2]
+        return fresh, devices.split((None, None, batch), self._over)[2]
 
 
 def _averaged(progress: Progress, measured: Measured) -> float:

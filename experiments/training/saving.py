@@ -1,5 +1,6 @@
 """Checkpoints of training: what a run needs to go on to the bit."""
 
+import contextlib
 import math
 import sys
 import time
@@ -14,6 +15,7 @@ from experiments.runs import checkpoint
 from experiments.runs.checkpoint import CheckpointError
 from experiments.runs.folder import Run, differences
 from experiments.tasks.base import Task
+from experiments.training import processes
 from experiments.training.progress import Progress, start
 from jaxrnn import train
 
@@ -23,6 +25,9 @@ TRIES = 3
 # Keys that may change before a run goes on: they change no step that is finite.
 FREE = ("on_nonfinite", "nonfinite_limit", "save_minutes", "data.path")
 FREE_WORDS = tuple(f"`{key}` " for key in FREE)
+# Steps between questions to the first process whether to save: an answer takes about as
+# long as the step of a small network.
+ASKED = 20
 
 
 class Saver:
@@ -37,12 +42,21 @@ class Saver:
         self.saved = -1
         """The step of the last checkpoint that was written."""
 
-    def is_due(self) -> bool:
-        """Returns whether the last try was `save_minutes` ago."""
-        return time.monotonic() - self._last > 60 * self._config.save_minutes
+    def is_due(self, step: int) -> bool:
+        """Returns whether the last try was `save_minutes` ago.
+
+        Clocks differ: of several processes the first decides, every few steps.
+        """
+        if jax.process_count() > 1 and step % ASKED:
+            return False
+        seconds = 60 * self._config.save_minutes
+        return processes.from_first(lambda: time.monotonic() - self._last > seconds)
 
     def save(self, progress: Progress, lines: Sequence[str]) -> None:
         """Writes a checkpoint, unless there is one of this step.
+
+        Of several processes the first one writes it, with the state of all of them, and
+        the others wait.
 
         Args:
           progress: of which the buffers are alive.
@@ -65,9 +79,11 @@ class Saver:
             "config": msgspec.to_builtins(self._config),
             "data": _hash_alone(self._task.data),
         }
+        trees = processes.whole(_trees(progress))
         try:
-            trees = jax.device_get(_trees(progress))
-            checkpoint.save(self._run.folder, progress.step, trees, about)
+            processes.from_first(
+                lambda: checkpoint.save(self._run.folder, progress.step, trees, about)
+            )
         except (OSError, CheckpointError) as error:
             self._failures += 1
             reason = getattr(error, "strerror", None) or error
@@ -77,7 +93,20 @@ class Saver:
             self._report(f"error: {words}. The run goes on, and tries again.")
             return
         self._failures, self.saved = 0, progress.step
-        checkpoint.thin(self._run.folder, evaluations(self._config))
+        kept = evaluations(self._config)
+        processes.from_first(lambda: checkpoint.thin(self._run.folder, kept))
+
+    def rescue(self, progress: Progress, lines: Sequence[str]) -> None:
+        """Saves after an error, if that can be done.
+
+        A step that failed has taken the buffers. Of several processes the others may
+        not have failed, and do not save now.
+        """
+        is_lost = any(a.is_deleted() for a in jax.tree.leaves(progress.learner))
+        if is_lost or jax.process_count() > 1:
+            return
+        with contextlib.suppress(OSError):
+            self.save(progress, lines)
 
 
 def evaluations(config: Experiment) -> set[int]:

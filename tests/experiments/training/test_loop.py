@@ -176,7 +176,8 @@ def test_a_step_that_is_not_finite_does_not_count():
     """Progress is a value: the step after it starts from the same one."""
     batches = [jnp.asarray(x) for x in (1.0, jnp.nan)]
     config, task = experiment(5), toy(square, batches)
-    trainer, first = progress.Trainer(config, task), progress.start(config, task)
+    first = progress.start(config, task)
+    trainer = progress.Trainer(config, task, first)
     assert first.step == 0 and np.isnan(first.average)
     second, measured = trainer.advance(first)
     assert measured.finite and second.step == 1 and second.average == measured.loss
