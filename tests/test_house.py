@@ -153,14 +153,14 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.runs.folder": 2,
     "experiments.tasks.sequences": 2,
     "experiments.training.memory": 2,
-    "experiments.training.processes": 2,
+    "experiments.training.processes": 3,
     "experiments.models.generation": 3,
     "experiments.tasks.classified": 3,
     "experiments.tasks.prepared": 3,
     "experiments.tasks.scored": 3,
-    "experiments.training.progress": 3,
-    "experiments.training.saving": 4,
-    "experiments.training.loop": 5,  # trains any task, so it imports none
+    "experiments.training.progress": 4,
+    "experiments.training.saving": 5,
+    "experiments.training.loop": 6,  # trains any task, so it imports none
     "experiments.tasks.adding": 4,  # the tasks
     "experiments.tasks.chorales": 4,
     "experiments.tasks.copying": 4,

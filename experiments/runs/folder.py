@@ -207,6 +207,7 @@ class Followed(Run):
         self.folder, self.config = folder, config
         self.started = time.monotonic()
         self.lines = []
+        self.board = None
         self._whole = True
 
     def close(self) -> None:
