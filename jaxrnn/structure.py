@@ -204,7 +204,7 @@ def _entries(cell: Cell, units: Units, tree: Any, leaves: tuple[Any, ...]) -> En
 
 
 def _number_of(mask: Any, bits: int) -> Any:
-    """Returns the number whose bits, set and not set, are the labels `[..., 2 bits]`."""
+    """Returns the number whose bits, set and not set, are the labels `[..., L]`."""
     is_set, is_not = mask[..., :bits], mask[..., bits:]
     number = (is_set << np.arange(bits)).sum(axis=-1)
     number = np.where((is_set & is_not).any(axis=-1), SEVERAL, number)

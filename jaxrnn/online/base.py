@@ -16,7 +16,7 @@ A state is one vector `[D]` here, its leaves one after the other. Everything is 
 for one sequence; `for_sequences` adds the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -27,7 +27,6 @@ from jaxtyping import Float
 
 from jaxrnn import checks
 from jaxrnn.cells.base import Cell, Lin, Params, State
-from jaxrnn.ops.ids import are_ids
 from jaxrnn.ops.products import accumulation_dtype, transposed
 
 Trace: TypeAlias = Any
@@ -219,7 +218,18 @@ def for_sequences(
     return Estimator(init_batch, update_batch, gradient_batch)
 
 
-def batch_of(state: State) -> Sequence[int]:
+def to_input(
+    cell: Cell, params: Params, state: State, x: Float[Array, "*B I"], g: State
+) -> Float[Array, "*B I"]:
+    """Returns (∂s[t]/∂x[t])ᵀ g of one step from `state`, leaves `[*B, H]`."""
+
+    def one(state: State, x: Array, g: State) -> Array:
+        return step(cell, params, state, x)[1].to_input(vector(g))
+
+    return _over_batch(one, state)(state, x, g)
+
+
+def batch_of(state: State) -> tuple[int, ...]:
     """Returns *B of a state, leaves `[*B, H]`."""
     return jax.tree.leaves(state)[0].shape[:-1]
 

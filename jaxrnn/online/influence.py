@@ -58,11 +58,14 @@ def found(cell: Cell, params: Params) -> Layout:
     It is dense if all numbers `[D]` depend on one another, or a number of the
     parameters acts on several units.
     """
-    x = jax.ShapeDtypeStruct(
-        (input_size(cell, params),), jax.tree.leaves(params)[0].dtype
-    )
+    x: Any = jax.ShapeDtypeStruct((input_size(cell, params),), jnp.float32)
     layout = _layout(cell, params, structure.units(cell, params, x))
     return layout if _acts_on_one(layout) else dense(cell, params)
+
+
+def is_separate(cell: Cell, params: Params) -> bool:
+    """Returns whether the cell `[D]` has several units by itself (`found`)."""
+    return len(found(cell, params).units) > 1
 
 
 def by_index(cell: Cell, params: Params) -> Layout:

@@ -7,7 +7,6 @@ that a number does not carry has no effect on it, whatever the values are, and n
 is computed.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
