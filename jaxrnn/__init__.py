@@ -52,7 +52,13 @@ from jaxrnn.cells.slstm import SLSTMParams, SLSTMState, slstm
 from jaxrnn.files import load, save
 from jaxrnn.masks import lengths_to_mask
 from jaxrnn.shipping import export_step, export_unroll
-from jaxrnn.unrolling import adjoints, step, unroll, unroll_autodiff
+from jaxrnn.unrolling import (
+    adjoints,
+    step,
+    unroll,
+    unroll_autodiff,
+    unroll_parallel_adjoint,
+)
 from jaxrnn.windows.adaptive import AdaptiveTruncation, adaptive_truncation
 from jaxrnn.windows.checkpointed import checkpointed_value_and_grad
 from jaxrnn.windows.randomized import randomized_truncation
@@ -136,6 +142,7 @@ __all__ = [
     "truncated_value_and_grad",
     "unroll",
     "unroll_autodiff",
+    "unroll_parallel_adjoint",
 ]
 
 

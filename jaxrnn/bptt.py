@@ -33,7 +33,9 @@ never by multiplication, so that NaN in a masked input stays there, and a cut st
 infinite adjoint.
 
 Where the recursion is linear in the state (`Cell.linear`), the steps of a chunk run as
-an associative scan instead of a loop, forward and back (`parallel.py`).
+an associative scan instead of a loop, forward and back. (2) is linear in λ for every
+cell, so it can run as one for each, if the plan has the units of the state
+(`parallel.py`).
 """
 
 import math
@@ -126,7 +128,7 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     cell = engine.cell
     xs = keep(chunk.steps.mask, chunk.xs)
     us = cell.drive(engine.params, xs)  # all K steps at once
-    if _is_at_once(cell, xs):
+    if cell.linear is not None and _is_tree(xs):
         return _chunk_fwd_at_once(engine, before, us, chunk.steps, keep_res)
 
     def over_step(before, u, step):
@@ -142,12 +144,12 @@ def _chunk_fwd(engine: Engine, before: State, chunk: Chunk, keep_res: bool):
     return after, states, res
 
 
-def _is_at_once(cell: Cell, xs: Array) -> bool:
-    """Returns whether a chunk `[K, *B, I]` is an associative scan: not for symbolic K.
+def _is_tree(xs: Array) -> bool:
+    """Returns whether a chunk `[K, *B, I]` can be an associative scan.
 
-    Its tree has a number of rounds that must be known.
+    Its tree has a number of rounds that must be known, so K must not be symbolic.
     """
-    return cell.linear is not None and isinstance(xs.shape[0], int)
+    return isinstance(xs.shape[0], int)
 
 
 def _chunk_fwd_at_once(
@@ -194,7 +196,8 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
 
     gs = keep(chunk.steps.mask, chunk.dhs)  # (6)
     carry, inputs = (sums.adjoint, sums.dreset), (gs, lin, chunk.steps)
-    if _is_at_once(cell, chunk.xs):
+    at_once = cell.linear is not None or engine.plan.units is not None
+    if at_once and _is_tree(chunk.xs):
         (adjoint, dreset), adjoints = _adjoints_at_once(engine, carry, inputs)
     else:
         (adjoint, dreset), adjoints = lax.scan(over_step, carry, inputs, reverse=True)
@@ -208,7 +211,7 @@ def _chunk_bwd(engine: Engine, sums: Sums, first: State, chunk: Chunk):
 
 
 def _adjoints_at_once(engine: Engine, carry: tuple, inputs: tuple):
-    """Replaces the loop over steps of `_chunk_bwd`, for a linear recursion."""
+    """Replaces the loop over steps of `_chunk_bwd` by an associative scan."""
     cell, params_t = engine.cell, products.transposed(engine.params)
     (after, dreset), (gs, lin, steps) = carry, inputs
     # The direct part of every λ: g for h, zero for the other leaves.
@@ -217,8 +220,9 @@ def _adjoints_at_once(engine: Engine, carry: tuple, inputs: tuple):
     passes = steps.linked
     if steps.uncut is not None:
         passes = steps.uncut if passes is None else select(steps.uncut, passes, False)
+    form = _form(engine, params_t, lin, after)
     adjoint, adjoints = parallel.adjoints(
-        cell, params_t, lin, after, direct, steps.mask, passes, steps.gamma
+        form, after, direct, steps.mask, passes, steps.gamma
     )
     if steps.linked is not None:
         back = select(steps.mask, cell.state_vjp(params_t, lin, adjoints), adjoints)
@@ -226,6 +230,14 @@ def _adjoints_at_once(engine: Engine, carry: tuple, inputs: tuple):
         sums = jax.tree.map(lambda a: a.sum(axis=0), to_reset)
         dreset = jax.tree.map(jnp.add, dreset, sums)  # (9)
     return (adjoint, dreset), adjoints
+
+
+def _form(engine: Engine, params_t: Params, lin: Lin, like: Adjoint) -> parallel.Form:
+    """Returns what J[t]ᵀ of a chunk is: a factor per number, or a matrix per unit."""
+    cell, units = engine.cell, engine.plan.units
+    if cell.linear is not None or units is None:
+        return parallel.linear_form(cell, params_t, lin)
+    return parallel.unit_form(cell, params_t, lin, like, units)
 
 
 def _linearize(engine: Engine, first: State, chunk: Chunk) -> tuple[State, Lin]:

@@ -51,6 +51,9 @@ class Plan(NamedTuple):
     """Whether the forward loop carries the next drive: see `chunks.scan_ahead`."""
     adjoints: bool
     """Whether the backward pass returns every λ[t], as the cotangent of the probe."""
+    units: tuple[tuple[int, ...], ...] | None
+    """The units of the state (`structure.units`), if the adjoint of any cell runs as an
+    associative scan; None: only that of a linear recursion does."""
 
 
 def make_plan(
@@ -63,6 +66,7 @@ def make_plan(
     store: Store | None,
     compute_dtype: DTypeLike | None,
     adjoints: bool = False,
+    units: tuple[tuple[int, ...], ...] | None = None,
 ) -> Plan:
     """Checks the options of `unroll`, and chooses from the shapes where they are None.
 
@@ -75,6 +79,7 @@ def make_plan(
       store: None or one of `Store`.
       compute_dtype: None or a floating dtype.
       adjoints: whether the backward pass returns every adjoint.
+      units: as in `Plan`. With them one chunk is the default, and then no loop is left.
 
     Raises:
       TypeError, ValueError: as `unroll`.
@@ -99,11 +104,12 @@ def make_plan(
             store = "residuals" if kept <= KEPT_BYTES else "states"
         if chunk is None:
             chunk, chunk_alone = _choose_chunks(params, state, us, store)
+            chunk = chunk if units is None else max(1, size)
         else:
             chunk = chunk_alone = max(1, min(checks.positive("chunk", chunk), size))
     compute_dtype = None if compute_dtype is None else checks.floating(compute_dtype)
     ahead = _slices_its_drive(cell, params, state, xs)
-    return Plan(chunk, chunk_alone, store, compute_dtype, ahead, adjoints)
+    return Plan(chunk, chunk_alone, store, compute_dtype, ahead, adjoints, units)
 
 
 def _choose_chunks(

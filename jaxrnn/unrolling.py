@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
-from jaxrnn import arguments, bptt, checks, devices
+from jaxrnn import arguments, bptt, checks, devices, structure
 from jaxrnn.arguments import Given
 from jaxrnn.bptt import Inputs, Steps
 from jaxrnn.cells.base import Adjoint, Cell, Params, Shape, State
@@ -160,15 +160,9 @@ def adjoints(
     Raises:
       TypeError, ValueError: as `unroll`.
     """
-    if unknown := sorted(set(options) - set(UnrollOptions.__annotations__)):
-        raise TypeError(
-            f"`unroll` has no option {', '.join(unknown)}, but "
-            f"{', '.join(sorted(UnrollOptions.__annotations__))}."
-        )
-    names = "chunk", "store", "compute_dtype"
-    given = {name: value for name, value in options.items() if name not in names}
+    given, planned = _apart(options)
     inputs = admit(cell, params, state, xs, reverse=reverse, **given)
-    planned = {name: options.get(name) for name in names} | {"adjoints": True}
+    planned |= {"adjoints": True}
     # Placed like the state, on any mesh.
     probe = jax.tree.map(
         lambda s: jnp.broadcast_to(jnp.zeros_like(s), (inputs.xs.shape[0], *s.shape)),
@@ -181,6 +175,63 @@ def adjoints(
         return value
 
     return jax.value_and_grad(loss_of)(probe)
+
+
+def _apart(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the options of a run that are its inputs, and those of its plan."""
+    if unknown := sorted(set(options) - set(UnrollOptions.__annotations__)):
+        raise TypeError(
+            f"`unroll` has no option {', '.join(unknown)}, but "
+            f"{', '.join(sorted(UnrollOptions.__annotations__))}."
+        )
+    names = "chunk", "store", "compute_dtype"
+    given = {name: value for name, value in options.items() if name not in names}
+    return given, {name: options.get(name) for name in names}
+
+
+def unroll_parallel_adjoint(
+    cell: Cell,
+    params: Params,
+    state: State | None,
+    xs: Float[Array, "T *B I"] | Integer[Array, "T *B"],
+    *,
+    reverse: bool = False,
+    **options: Unpack[UnrollOptions],
+) -> tuple[State, Float[Array, "T *B H"]]:
+    """Runs `unroll`, with the adjoint as an associative scan: no loop on the way back.
+
+    Results and gradients are those of `unroll`, up to rounding. The forward pass is the
+    same; the steps of a chunk go back in about 2 log₂ K rounds instead of K. The price
+    is that Jacobians are multiplied with one another. For a state of n units of k
+    numbers that do not depend on one another (`structure.units` finds them in the
+    cell), a step of one sequence takes
+
+        work      k products with `state_vjp`, and about 2 n k³ multiplications
+        memory    about 2 n k² floats, and k times those of the drive
+
+    where a step of the loop takes one product and n k floats. k is 1 for IndRNN, minGRU
+    and minLSTM, 2 for the LRU, H for Elman networks and GRUs, 2 H for an LSTM. So it
+    pays on a device with more cores than a step keeps busy, where k is 1 or 2, or where
+    a dense state is small: with hundreds of units, H³ and T·B·H² are too much. `python
+    -m benchmarks.parallel_adjoint` measures it.
+
+    Args:
+      cell: as in `unroll`, and so are all that follow, `options` too.
+      chunk: K; by default all steps are one chunk. A smaller K bounds the memory above
+        to K steps of it, in ⌈T/K⌉ turns. Where T is symbolic, the steps are a loop.
+
+    Returns:
+      The last state, and the outputs `hs [T, *B, H]`.
+
+    Raises:
+      TypeError, ValueError: as `unroll`.
+
+    Source: Wang, Bai & Pekhimenko (2020), "BPPSA: Scaling back-propagation by parallel
+    scan algorithm", MLSys, arXiv:1907.10134.
+    """
+    given, planned = _apart(options)
+    inputs = admit(cell, params, state, xs, reverse=reverse, **given)
+    return _call(cell, inputs, reverse, planned | {"parallel": True})
 
 
 def unroll_autodiff(
@@ -311,8 +362,12 @@ def _uncut(truncate: int | None, size: Given, reverse: bool) -> Array | None:
     return jnp.flip(uncut) if reverse else uncut
 
 
-def _plan(cell: Cell, inputs: Inputs, **options: Any) -> Plan:
-    return make_plan(cell, inputs.params, inputs.state, inputs.xs, **options)
+def _plan(
+    cell: Cell, inputs: Inputs, *, parallel: bool = False, **options: Any
+) -> Plan:
+    params, state, xs = inputs.params, inputs.state, inputs.xs
+    units = structure.units(cell, params, xs) if parallel else None
+    return make_plan(cell, params, state, xs, units=units, **options)
 
 
 def _call(
