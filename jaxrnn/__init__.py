@@ -12,6 +12,7 @@ from jaxrnn import (
     interop,
     layers,
     losses,
+    online,
     ops,
     train,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "mgu",
     "min_gru",
     "min_lstm",
+    "online",
     "ops",
     "randomized_truncation",
     "save",

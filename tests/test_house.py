@@ -35,6 +35,7 @@ FLOORS = {
     "jaxrnn.ops": 2,  # what authors of cells multiply with
     "jaxrnn.ops.normalization": 2,
     "jaxrnn.ops.norms": 2,
+    "jaxrnn.ops.dependence": 3,
     "jaxrnn.ops.programs": 2,
     "jaxrnn.cells.activations": 1,
     "jaxrnn.cells.weights": 2,
@@ -60,7 +61,7 @@ FLOORS = {
     "jaxrnn.masks": 3,
     "jaxrnn.parallel": 3,
     "jaxrnn.plan": 3,
-    "jaxrnn.structure": 3,
+    "jaxrnn.structure": 4,
     "jaxrnn.windows.randomized": 3,
     "jaxrnn.windows.segments": 3,
     "jaxrnn.cells.from_step": 4,
@@ -112,7 +113,23 @@ FLOORS = {
     "jaxrnn.interop.onnx.exporting": 7,
     "jaxrnn.interop.onnx.importing": 7,
     "jaxrnn.interop.onnx": 8,
-    "jaxrnn": 10,  # the public names
+    "jaxrnn.online.base": 7,  # what a rule is
+    "jaxrnn.online.feedback": 3,
+    "jaxrnn.online.kronecker": 9,
+    "jaxrnn.online.influence": 8,
+    "jaxrnn.online.lateral": 9,
+    "jaxrnn.online.dni": 8,  # the rules
+    "jaxrnn.online.eprop": 11,
+    "jaxrnn.online.kf_rtrl": 10,
+    "jaxrnn.online.ok": 10,
+    "jaxrnn.online.rflo": 10,
+    "jaxrnn.online.rtrl": 9,
+    "jaxrnn.online.snap": 10,
+    "jaxrnn.online.stacked": 8,
+    "jaxrnn.online.uoro": 10,
+    "jaxrnn.online.driver": 8,
+    "jaxrnn.online": 12,
+    "jaxrnn": 13,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
 # top.
@@ -242,7 +259,8 @@ OUTSIDE_OF = {
     "jaxrnn.modules.keras": {"keras"},
     "jaxrnn.modules.linen": {"flax"},
     "jaxrnn.modules.nnx": {"flax"},
-    "jaxrnn.train": {"optax"},  # only where parameters are updated
+    "jaxrnn.online.driver": {"optax"},  # only where parameters are updated
+    "jaxrnn.train": {"optax"},
 }
 # Other libraries, imported inside the functions that need them.
 OUTSIDE_OF |= {

@@ -75,7 +75,7 @@ class Estimator(NamedTuple):
 
 
 class Local(NamedTuple):
-    """One step of one sequence, linearized: products with J and M."""
+    """One step of one sequence, linearized: products of vectors `[D]` with J and M."""
 
     cell: Cell
     params_t: Params

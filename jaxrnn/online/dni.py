@@ -42,13 +42,11 @@ from jaxrnn.ops.products import accumulation_dtype
 
 
 class SynthesizerParams(NamedTuple):
-    """The parameters of a cell, and those of λ̂, (1)."""
+    """The parameters of a cell, and those of λ̂, (1): `a [D, D]` and `b [D]`."""
 
     cell: Params
     a: Array
-    """`[D, D]`."""
     b: Array
-    """`[D]`."""
 
 
 def synthesizing(cell: Cell) -> Cell:

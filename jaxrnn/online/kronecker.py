@@ -204,8 +204,8 @@ def gradient(params: Params, trace: Products, g: State) -> Params:
     return jax.tree.structure(params).unflatten(map(of_part, trace.parts))
 
 
-def balance(one: Array, other: Array) -> Array:
-    """Returns √(one / other) for two norms `[]`, finite where either is 0.
+def balance(one: Float[Array, ""], other: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns √(one / other) for two norms, scalars, finite where either is 0.
 
     Any positive factor leaves an estimate unbiased.
     """
