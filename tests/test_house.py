@@ -166,10 +166,12 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.data": 2,
     "experiments.models.classifier": 2,
     "experiments.models.language_model": 2,
+    "experiments.models.online": 2,
     "experiments.tasks.sequences": 2,
     "experiments.training.memory": 2,
     "experiments.training.progress": 2,
     "experiments.models.generation": 3,
+    "experiments.analysis.forwards": 3,
     "experiments.tasks.classified": 3,
     "experiments.tasks.prepared": 3,
     "experiments.tasks.scored": 3,
@@ -178,6 +180,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.tasks.adding": 4,  # the tasks
     "experiments.tasks.chorales": 4,
     "experiments.tasks.copying": 4,
+    "experiments.tasks.dependencies": 4,
     "experiments.tasks.digits": 4,
     "experiments.tasks.forecast": 4,
     "experiments.tasks.language_model": 4,
@@ -189,10 +192,12 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.tasks": 6,  # the list of them
     "experiments.runs.open": 7,
     "experiments.analysis.bias": 8,
+    "experiments.analysis.curves": 7,
     "experiments.analysis.snapshots": 8,
     "experiments.analysis.fading": 9,
     "experiments.analysis.page": 9,
     "experiments.run": 10,  # the commands
+    "experiments.curves": 10,
     "experiments.generate": 10,
     "experiments.microscope": 10,
     "experiments.profiles": 10,
