@@ -1,6 +1,6 @@
 """How gradients fade in a trained network: measurements on the checkpoints of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ class Findings(NamedTuple):
     anatomies: list[Anatomy]
     lost: list[int]
     """Steps after which the gradient was 0 or not finite: nothing was measured."""
-    cosines: dict[str, np.ndarray] = {}
+    cosines: Mapping[str, np.ndarray] = {}
     """By rule that learns forwards: the cosine of its gradient with BPTT's, `[N]`, one
     for each snapshot."""
 

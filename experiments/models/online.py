@@ -77,8 +77,9 @@ def make_value_and_grad(rule: str, cell: jaxrnn.Cell, loss: Any) -> Any:
         mask = jnp.asarray(steps.mask)
         weights = mask / jnp.maximum(mask.sum(), 1)
         given = online.Batch(jnp.asarray(steps.xs), (steps.labels, weights))
-        carry = online.Carry(cell, *state, key_of(number))
-        (value, carry), grads = forwards((*params,), carry, given)
+        before, trace = state
+        carry = online.Carry(cell, before, trace, key_of(number))
+        (value, carry), grads = forwards(tuple(params), carry, given)
         return (value, (carry.state, carry.trace)), ModelParams(*grads)
 
     return value_and_grad

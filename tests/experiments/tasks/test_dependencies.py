@@ -86,9 +86,7 @@ def test_a_rule_learns_from_the_same_loss(rule, backwards):
     apart = optax.tree.norm(optax.tree.sub(found.cell, grads.cell))
     apart /= optax.tree.norm(grads.cell)
     assert (apart < 1e-4) == (rule == "rtrl")
-    np.testing.assert_allclose(
-        found.readout.w, grads.readout.w, rtol=1e-3, atol=1e-6
-    )
+    np.testing.assert_allclose(found.readout.w, grads.readout.w, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,7 @@ def test_a_rule_learns_from_the_same_loss(rule, backwards):
     [
         (["second=2"], "`second` must be above `first` = 2, but got 2"),
         (["model.layers=2"], "one layer in one direction"),
-        (["model.compute_dtype=bfloat16"], "must be \"float32\", but got \"bfloat16\""),
+        (["model.compute_dtype=bfloat16"], 'must be "float32", but got "bfloat16"'),
         (["rule=rtrL"], "did you mean `rtrl`?"),
     ],
 )
