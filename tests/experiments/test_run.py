@@ -98,7 +98,7 @@ def configs_in(*folders):
     return sorted(str(p) for name in folders for p in Path("configs", name).glob("*"))
 
 
-CONFIGS = configs_in("recall", "classical")
+CONFIGS = configs_in("recall", "classical", "online")
 OF_REAL_DATA = configs_in("mnist", "forecast", "chorales")
 ONE_OF_EACH = (
     "elman_omega",

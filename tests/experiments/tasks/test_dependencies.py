@@ -1,6 +1,7 @@
 """Two known dependencies: what can be known of the labels, and how they are learned."""
 
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from experiments.models.online import RULES
 from experiments.tasks import Config
 from experiments.tasks.dependencies import cross_entropy
 from experiments.tasks.sequences import numbered
+from tests.experiments.conftest import make_run
 
 PATH = "configs/online/dependencies.toml"
 SMALL = ["model.hidden_size=6", "optimizer.batch_size=3", "first=2", "second=3"]
@@ -108,3 +110,14 @@ def test_a_rule_that_does_not_take_the_cell_is_refused_in_its_words():
     config = load("rule=snap1", "model.cell=layer_norm_gru")
     with pytest.raises(ValueError, match='`rule = "snap1"` does not fit: `cell` must'):
         config.make(lambda sentence: None)
+
+
+@pytest.mark.slow
+def test_a_rule_learns_what_lies_beyond_the_window(tmp_path):
+    """RTRL knows some of the second bit in the end; BPTT, not even all of the first."""
+    loss = {}
+    for rule in ("rtrl", "bptt"):
+        pairs = f"rule={rule}", "optimizer.steps=2000", "evaluations=1"
+        folder = make_run(tmp_path / rule, "online/dependencies", *pairs).folder
+        loss[rule] = json.loads((folder / "results.json").read_text())["test_loss"]
+    assert cross_entropy(0, 1) < loss["rtrl"] < cross_entropy(0) < loss["bptt"]
