@@ -1,7 +1,7 @@
 """How a loss falls in the runs of a sweep, beside what is known of it exactly."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +73,14 @@ def plot(found: Found, result: str, path: Path) -> None:
     seconds = list(dict.fromkeys(curve.place[1:2] for curve in found.curves))
     size = (max(6.5, 3.6 * len(seconds) + 1), 4.0)
     with figure(path, len(seconds), size) as panels:
-        # Draw the runs. One of each color has a label.
-        labelled: set[tuple[Any, ...]] = set()
+        # Draw the runs, and keep a line of each color for the legend.
+        lines: dict[str, Any] = {}
         for curve in found.curves:
             first, second = curve.place[:1], curve.place[1:2]
-            label = None if first in labelled else " ".join(first) or None
-            labelled.add(first)
-            panels[seconds.index(second)].plot(
-                curve.steps, curve.values, color=f"C{firsts.index(first)}", label=label
+            (line,) = panels[seconds.index(second)].plot(
+                curve.steps, curve.values, color=f"C{firsts.index(first)}"
             )
+            lines[" ".join(first)] = line
 
         # Draw the levels, and give all panels one scale.
         limits = [axes.get_ylim() for axes in panels]
@@ -98,21 +97,10 @@ def plot(found: Found, result: str, path: Path) -> None:
             title = f"{found.keys[1]} {second[0]}" if second else ""
             axes.set(title=title, xlabel="step", ylim=(low, high))
         panels[0].set(ylabel=result.replace("_", " "))
-        title = found.keys[0] if found.keys else None
-        panels[-1].legend(
-            *_handles(panels), fontsize="small", title=title,
-            loc="center left", bbox_to_anchor=(1.12, 0.5),
-        )  # fmt: skip
-
-
-def _handles(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Returns the labelled lines of all panels, and their labels."""
-    pairs = [
-        pair
-        for axes in panels
-        for pair in zip(*axes.get_legend_handles_labels(), strict=True)
-    ]
-    return [line for line, _ in pairs], [label for _, label in pairs]
+        if found.keys:
+            beside = {"loc": "center left", "bbox_to_anchor": (1.12, 0.5)}
+            named = lines.values(), lines.keys()
+            panels[-1].legend(*named, **beside, fontsize="small", title=found.keys[0])
 
 
 def write(found: Found, result: str, path: Path) -> None:

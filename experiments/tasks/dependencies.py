@@ -5,8 +5,8 @@ With fair bits x, and t1 < t2 steps back,
     P(y[t] = 1) = 1/2 + x[t - t1] / 2 - x[t - t2] / 4                               (1)
 
 (Pitis, 2016, "Recurrent neural networks in TensorFlow I"; Marschall, Cho & Savin, 2020,
-JMLR 21). What a network can reach that has learned none of the two dependencies, the
-first, or both is known exactly, so a loss shows how far back it has learned.
+JMLR 21). The least losses with none of the two dependencies learned, with the first,
+and with both are known exactly, so a loss shows how far back a network has learned.
 """
 
 import itertools
