@@ -216,9 +216,10 @@ def unroll_parallel_adjoint(
     -m benchmarks.parallel_adjoint` measures it.
 
     Args:
-      cell: as in `unroll`, and so are all that follow, `options` too.
-      chunk: K; by default all steps are one chunk. A smaller K bounds the memory above
-        to K steps of it, in ⌈T/K⌉ turns. Where T is symbolic, the steps are a loop.
+      cell: as in `unroll`, and so are all that follow.
+      **options: those of `unroll`. By default all steps are one chunk; a `chunk` of K
+        bounds the memory above to K steps of it, in ⌈T/K⌉ turns. Where T is symbolic,
+        the steps are a loop.
 
     Returns:
       The last state, and the outputs `hs [T, *B, H]`.
