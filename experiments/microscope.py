@@ -11,6 +11,7 @@ the run's folder, and beside it the figures and their numbers, as CSV:
     contributions.csv   each lag's share of the gradient of the recurrent matrix
     spectrum.csv        the leading Lyapunov exponents
     gates.csv           how many steps each unit's keeping gate holds
+    forwards.csv        the cosine between rules that learn forwards and BPTT
 """
 
 import sys

@@ -142,9 +142,9 @@ def make_step(
             checks.state_of_loss(state, new_state)
             return (loss, new_state), grads
 
-        return _updated(optimizer, learner, state, value_and_grad_of)
+        return update_learner(optimizer, learner, state, value_and_grad_of)
 
-    return _compiled(step, devices)
+    return compile_step(step, devices)
 
 
 def make_truncated_step(
@@ -189,7 +189,7 @@ def make_truncated_step(
 
     def step(learner: Learner, state: Any, batch: Any) -> tuple[Learner, Any, Metrics]:
         def visit(learner: Learner, states: Any, value_and_grad: Any) -> Any:
-            return _updated(optimizer, learner, states, value_and_grad)
+            return update_learner(optimizer, learner, states, value_and_grad)
 
         size = checks.common_length("batch", batch)
         if not size:
@@ -197,7 +197,7 @@ def make_truncated_step(
         checks.within("window", window, size)
         return truncated.scan(loss_fn, window, backprop, visit, learner, state, batch)
 
-    return _compiled(step, devices)
+    return compile_step(step, devices)
 
 
 def _called(
@@ -214,13 +214,22 @@ def _called(
         ) from error
 
 
-def _updated(
+def update_learner(
     optimizer: optax.GradientTransformation,
     learner: Learner,
     state: Any,
     value_and_grad: Callable[[Any], tuple[tuple[Array, Any], Any]],
 ) -> tuple[Learner, Any, Metrics]:
-    """Updates the learner, unless loss, gradient or update is not finite."""
+    """Returns learner, state and metrics (scalars) after an update.
+
+    Learner and state are the old ones if loss, gradient or update is not finite.
+
+    Args:
+      optimizer: any optax transformation.
+      learner: the learner before the update.
+      state: the state before it, a tree like the one that `value_and_grad` returns.
+      value_and_grad: `params -> ((loss, state), grads)`.
+    """
     expected = jax.eval_shape(optimizer.init, learner.params)
     if jax.tree.structure(expected) != jax.tree.structure(learner.opt_state):
         raise TypeError(
@@ -242,8 +251,11 @@ def _updated(
     return learner, state, metrics
 
 
-def _compiled(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
-    """Returns the step as one program, over these devices; None: the default ones."""
+def compile_step(step: TrainStep, devices: Sequence[Any] | None) -> TrainStep:
+    """Returns a step as one program, over these devices; None: the default ones.
+
+    A batch `[T, *B, ...]` is split over them, as in `make_step`.
+    """
     devices = None if devices is None else checks.device_list(devices)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)

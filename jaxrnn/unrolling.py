@@ -215,11 +215,11 @@ def unroll_parallel_adjoint(
     a dense state is small: with hundreds of units, H³ and T·B·H² are too much. `python
     -m benchmarks.parallel_adjoint` measures it.
 
-    By default all steps are one chunk. A smaller `chunk=K` bounds the memory above to K
-    steps of it, in ⌈T/K⌉ turns. Where T is symbolic, the steps are a loop.
-
     Args:
-      cell: as in `unroll`, and so are all that follow, `options` too.
+      cell: as in `unroll`, and so are all that follow.
+      **options: those of `unroll`. By default all steps are one chunk; a `chunk` of K
+        bounds the memory above to K steps of it, in ⌈T/K⌉ turns. Where T is symbolic,
+        the steps are a loop.
 
     Returns:
       The last state, and the outputs `hs [T, *B, H]`.

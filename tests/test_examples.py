@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
-EXECUTED = {"ei_rate_network", "forecaster", "ppo_tmaze", "tagger", "translator"}
+EXECUTED = {
+    "ei_rate_network", "forecaster", "online_stream", "ppo_tmaze", "tagger",
+    "translator",
+}  # fmt: skip
 
 
 def load(name):
@@ -168,6 +171,24 @@ def test_the_series_and_its_baselines():
     expected[ahead == 2] -= day  # hour 64, after hour 40, which is missing
     expected[ahead == 3] -= day
     np.testing.assert_array_equal(forecaster.same_hour(hours)[62, 0], expected)
+
+
+def test_the_stream_that_changes(capsys):
+    example = load("online_stream")
+    result = example.main(["--quick"])
+    assert example.NOISE < result.before < 0.3
+    assert example.NOISE < result.after < 0.3
+    # A forecast of 0 has an error of 1; one for the old pipe, of √2.
+    assert result.frozen > 1 and result.window_1 > 1.3 * result.after
+    assert f"{result.after:.3f}" in capsys.readouterr().out
+
+
+def test_the_valve_and_the_sensor():
+    example = load("online_stream")
+    valve, sensor = example.draw(np.random.default_rng(0), 1000, 4)
+    assert valve.shape == (1000, 1) and sensor.shape == (1000,)
+    left = sensor[4:] - valve[:-4, 0]
+    np.testing.assert_allclose(left.std(), example.NOISE, rtol=0.1)
 
 
 def test_the_translator(capsys):

@@ -35,6 +35,7 @@ FLOORS = {
     "jaxrnn.ops": 2,  # what authors of cells multiply with
     "jaxrnn.ops.normalization": 2,
     "jaxrnn.ops.norms": 2,
+    "jaxrnn.ops.dependence": 3,
     "jaxrnn.ops.programs": 2,
     "jaxrnn.cells.activations": 1,
     "jaxrnn.cells.weights": 2,
@@ -61,7 +62,7 @@ FLOORS = {
     "jaxrnn.parallel": 3,
     "jaxrnn.plan": 3,
     "jaxrnn.sharding": 3,
-    "jaxrnn.structure": 3,
+    "jaxrnn.structure": 4,
     "jaxrnn.windows.randomized": 3,
     "jaxrnn.windows.segments": 3,
     "jaxrnn.cells.from_step": 4,
@@ -113,7 +114,23 @@ FLOORS = {
     "jaxrnn.interop.onnx.exporting": 7,
     "jaxrnn.interop.onnx.importing": 7,
     "jaxrnn.interop.onnx": 8,
-    "jaxrnn": 10,  # the public names
+    "jaxrnn.online.base": 7,  # what a rule is
+    "jaxrnn.online.feedback": 3,
+    "jaxrnn.online.kronecker": 9,
+    "jaxrnn.online.influence": 8,
+    "jaxrnn.online.lateral": 9,
+    "jaxrnn.online.dni": 8,  # the rules
+    "jaxrnn.online.eprop": 11,
+    "jaxrnn.online.kf_rtrl": 10,
+    "jaxrnn.online.ok": 10,
+    "jaxrnn.online.rflo": 10,
+    "jaxrnn.online.rtrl": 9,
+    "jaxrnn.online.snap": 10,
+    "jaxrnn.online.stacked": 8,
+    "jaxrnn.online.uoro": 10,
+    "jaxrnn.online.driver": 8,
+    "jaxrnn.online": 12,
+    "jaxrnn": 13,  # the public names
 }
 # The same for the experiments: what is shared below, tasks in the middle, commands on
 # top.
@@ -151,10 +168,12 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.models.classifier": 2,
     "experiments.models.language_model": 2,
     "experiments.runs.folder": 2,
+    "experiments.models.online": 2,
     "experiments.tasks.sequences": 2,
     "experiments.training.memory": 2,
     "experiments.training.processes": 3,
     "experiments.models.generation": 3,
+    "experiments.analysis.forwards": 3,
     "experiments.tasks.classified": 3,
     "experiments.tasks.prepared": 3,
     "experiments.tasks.scored": 3,
@@ -164,6 +183,7 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.tasks.adding": 4,  # the tasks
     "experiments.tasks.chorales": 4,
     "experiments.tasks.copying": 4,
+    "experiments.tasks.dependencies": 4,
     "experiments.tasks.digits": 4,
     "experiments.tasks.forecast": 4,
     "experiments.tasks.language_model": 4,
@@ -175,10 +195,12 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.tasks": 6,  # the list of them
     "experiments.runs.open": 7,
     "experiments.analysis.bias": 8,
+    "experiments.analysis.curves": 7,
     "experiments.analysis.snapshots": 8,
     "experiments.analysis.fading": 9,
     "experiments.analysis.page": 9,
     "experiments.run": 10,  # the commands
+    "experiments.curves": 10,
     "experiments.generate": 10,
     "experiments.microscope": 10,
     "experiments.profiles": 10,
@@ -247,7 +269,8 @@ OUTSIDE_OF = {
     "jaxrnn.modules.keras": {"keras"},
     "jaxrnn.modules.linen": {"flax"},
     "jaxrnn.modules.nnx": {"flax"},
-    "jaxrnn.train": {"optax"},  # only where parameters are updated
+    "jaxrnn.online.driver": {"optax"},  # only where parameters are updated
+    "jaxrnn.train": {"optax"},
 }
 # Other libraries, imported inside the functions that need them.
 OUTSIDE_OF |= {

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.analysis.figures import figure
+from experiments.analysis.forwards import SEQUENCES
 from experiments.analysis.snapshots import SHARE, Anatomy, Findings, Snapshot
 
 # A sentence reports how many steps keep the relative error of the gradient below this.
@@ -35,7 +36,11 @@ class Part(NamedTuple):
 def write(findings: Findings, folder: Path) -> list[str]:
     """Draws the figures and writes `index.html`. Returns its sentences."""
     # The figures, each with its sentences.
-    parts = [p for p in PARTS if p.name != "gates" or findings.anatomies[0].holds.size]
+    there = {
+        "gates": findings.anatomies[0].holds.size > 0,
+        "forwards": len(findings.cosines) > 0,
+    }
+    parts = [part for part in PARTS if there.get(part.name, True)]
     lost = [
         f"After {step} steps the gradient was 0 or not finite."
         for step in findings.lost
@@ -230,6 +235,16 @@ def _describe_gates(anatomy: Anatomy) -> str:
     )
 
 
+def _draw_forwards(findings: Findings, path: Path) -> None:
+    steps = [s.step for s in findings.snapshots]
+    with figure(path) as (axes,):
+        for rule, cosines in findings.cosines.items():
+            axes.plot(steps, cosines, "o-", markersize=4, label=rule)
+        for level in (0, 1):
+            axes.axhline(level, color="grey", linestyle=":", linewidth=1)
+        axes.set(xlabel="step of training", ylabel="cosine with BPTT", ylim=(None, 1.1))
+
+
 def _positive(values: np.ndarray) -> np.ndarray:
     """Replaces 0, which has no place on a logarithmic axis, by NaN."""
     return np.where(values > 0, values, np.nan)
@@ -297,6 +312,16 @@ PARTS = (
         "unit's memory fall to 1/e within its time constant. The curve shows the "
         "share of the units whose time constant is smaller.",
         _describe_gates,
+    ),
+    Part(
+        "forwards",
+        "Would it learn forwards in time?",
+        _draw_forwards,
+        "The cosine between BPTT's gradient of the cell's parameters and that of rules "
+        "that run forwards and cost no more than the network itself: SnAp-1, RFLO, and "
+        "one draw of UORO, of the last step's loss, added up over "
+        f"{SEQUENCES} sequences. 1 (dotted) is the same direction, 0 (dotted) a right "
+        "angle. RTRL's is 1. Rules that do not take the cell are left out.",
     ),
 )
 

@@ -1,6 +1,6 @@
 """How gradients fade in a trained network: measurements on the checkpoints of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 import jaxrnn
+from experiments.analysis import forwards
 from experiments.analysis.tables import write_csv
 from experiments.models.readout import check_one_layer
 from experiments.runs.open import Opened
@@ -67,6 +68,9 @@ class Findings(NamedTuple):
     anatomies: list[Anatomy]
     lost: list[int]
     """Steps after which the gradient was 0 or not finite: nothing was measured."""
+    cosines: Mapping[str, np.ndarray] = {}
+    """By rule that learns forwards: the cosine of its gradient with BPTT's, `[N]`, one
+    for each snapshot."""
 
 
 def snapshots(task: Task, params: dict[int, Any]) -> list[Snapshot]:
@@ -170,7 +174,9 @@ def examine(run: Opened) -> Findings:
     taken = snapshots(task, params)
     ends = taken[:: max(1, len(taken) - 1)]
     lost = [step for step in params if step not in {s.step for s in taken}]
-    return Findings(run.folder.name, taken, anatomies(task, params, ends), lost)
+    cosines = forwards.cosines(task, {s.step: params[s.step] for s in taken})
+    apart = anatomies(task, params, ends)
+    return Findings(run.folder.name, taken, apart, lost, cosines)
 
 
 def write(findings: Findings, folder: Path) -> None:
@@ -187,6 +193,12 @@ def write(findings: Findings, folder: Path) -> None:
         spectrum += [(step, *place, exponent) for place, exponent in exponents]
         gates += [(step, unit, tau) for unit, tau in enumerate(anatomy.holds)]
     horizon = [(s.step, *s.horizon) for s in findings.snapshots]
+    steps = [s.step for s in findings.snapshots]
+    cosines = [
+        (step, rule, cosine)
+        for rule, along in findings.cosines.items()
+        for step, cosine in zip(steps, along, strict=True)
+    ]
 
     heads = {
         "profile": (["step", "lag", "norm"], profile),
@@ -197,6 +209,7 @@ def write(findings: Findings, folder: Path) -> None:
         ),
         "spectrum": (["step", "exponent", "sequence", "nats_per_step"], spectrum),
         "gates": (["step", "unit", "time_constant"], gates),
+        "forwards": (["step", "rule", "cosine"], cosines),
     }
     for name, (head, rows) in heads.items():
         if rows:

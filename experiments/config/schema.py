@@ -130,6 +130,10 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Returns a lower bound of the sizes, before any data are read."""
         raise NotImplementedError
 
+    def levels(self) -> Mapping[str, float]:
+        """Returns losses that are known exactly, by name, for figures of the runs."""
+        return {}
+
     def network(self, artifacts: Mapping[str, Any]) -> Any:
         """Returns the `models.readout.Network`, by the content of the artifacts."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.tasks.adding import Adding
 from experiments.tasks.chorales import Chorales
 from experiments.tasks.copying import Copying
+from experiments.tasks.dependencies import Dependencies
 from experiments.tasks.digits import Digits
 from experiments.tasks.forecast import Forecast
 from experiments.tasks.language_model import LanguageModel
@@ -24,6 +25,7 @@ TASKS = (
     Adding,
     Chorales,
     Copying,
+    Dependencies,
     Digits,
     Forecast,
     LanguageModel,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from experiments.models import online
 from experiments.models.readout import (
     ModelParams,
     key_of,
@@ -32,7 +33,13 @@ from jaxrnn import flow, layers, losses
 PROBED, DRAWN = 32, 1000
 
 
-Loss = Literal["squared_error", "squared_errors", "keys_cross_entropy", "cross_entropy"]
+Loss = Literal[
+    "squared_error",
+    "squared_errors",
+    "bit_cross_entropy",
+    "keys_cross_entropy",
+    "cross_entropy",
+]
 """Keys of `LOSSES`."""
 
 
@@ -59,6 +66,11 @@ def _squared_error(outputs: Array, labels: Array) -> Array:
     return jnp.square(outputs[..., 0] - labels)
 
 
+def _bit_cross_entropy(outputs: Array, labels: Array) -> Array:
+    """Returns that of one bit, whose label may be its probability."""
+    return optax.sigmoid_binary_cross_entropy(outputs[..., 0], labels)
+
+
 def _keys_cross_entropy(outputs: Array, labels: Array) -> Array:
     """Returns that of all keys together, each of which sounds or does not."""
     return optax.sigmoid_binary_cross_entropy(outputs, labels).sum(-1)
@@ -67,6 +79,7 @@ def _keys_cross_entropy(outputs: Array, labels: Array) -> Array:
 LOSSES = {
     "squared_error": _squared_error,
     "squared_errors": optax.squared_error,  # of several outputs
+    "bit_cross_entropy": _bit_cross_entropy,
     "keys_cross_entropy": _keys_cross_entropy,
     "cross_entropy": optax.softmax_cross_entropy_with_integer_labels,
 }
@@ -81,6 +94,7 @@ def make_task(
     uncounted: int | None = None,
     vanishing: float = 0.0,
     stream: Stream | None = None,
+    rule: str = "bptt",
     held_out: HeldOut | None = None,
 ) -> Task:
     """Returns the task of learning the labels of sequences.
@@ -93,6 +107,8 @@ def make_task(
       uncounted: a label that the accuracy leaves out.
       vanishing: weight of the regularizer Ω against vanishing gradients.
       stream: what to train and test on, instead of new sequences.
+      rule: "bptt", or a key of `models.online.RULES`, by which a stream is learned
+        forwards.
       held_out: what to test with, instead of new sequences.
     """
     network, sizes = config.network({}), config.sizes()
@@ -102,7 +118,12 @@ def make_task(
 
     # New sequences for every batch, so nothing can be learned by heart, or windows of
     # streams, whose state starts once.
-    initial_state = make_initial_state(model, size)
+    initial_state, forwards = make_initial_state(model, size), None
+    if rule != "bptt":
+        online.check_takes(rule, network.cell)
+        initial_state = online.make_start(rule, network, size)
+        forwards = online.make_value_and_grad(rule, network.cell, LOSSES[loss])
+    draws = bool(model.dropout or forwards)  # by the number of the batch
 
     def batch(number: int) -> tuple[Any, Any]:
         if stream is None:
@@ -110,7 +131,7 @@ def make_task(
         else:
             state = initial_state() if number == 0 else None
             steps = stream.window(number)
-        return state, (steps, np.uint32(number)) if model.dropout else steps
+        return state, (steps, np.uint32(number)) if draws else steps
 
     def loss_and_state(params: ModelParams, state: Any, batch: Any) -> Any:
         steps, number = batch if model.dropout else (batch, None)
@@ -127,12 +148,13 @@ def make_task(
     return Task(
         cell=network.cell,
         init=network.init,
-        loss_fn=loss_and_state,
+        loss_fn=None if forwards else loss_and_state,
         batch=batch,
         evaluate=held_out.evaluate,
         probe=partial(_probe, LOSSES[loss], held_out.probed),
         per_step=size * (stream.steps if stream else sizes.steps),
         unit="steps",
+        online=forwards,
     )
 
 

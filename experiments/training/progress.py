@@ -59,7 +59,7 @@ class Trainer:
 
     def __init__(self, config: Experiment, task: Task, first: Progress) -> None:
         self._task = task
-        self._value_and_grad = jax.value_and_grad(task.loss_fn, has_aux=True)
+        self._value_and_grad = task.value_and_grad
         optimizer = make_optimizer(config.optimizer)
         self._over = processes.over(first.learner.params)
         self._step = train.make_step(self._value_and_grad, optimizer, self._over)

@@ -162,7 +162,8 @@ def _trees(progress: Progress) -> dict[str, Any]:
 def _likes(task: Task, first: Progress, step: int) -> dict[str, Any]:
     """Returns trees of shapes, as `_trees` after this step."""
     fresh, batch = task.batch(0)
-    state = jax.eval_shape(task.loss_fn, first.learner.params, fresh, batch)[1]
+    params = first.learner.params
+    (_, state), _ = jax.eval_shape(task.value_and_grad, params, fresh, batch)
     trees = _trees(first._replace(state=state if step else None))
     return {name: tree for name, tree in trees.items() if tree is not None}
 

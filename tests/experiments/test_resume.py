@@ -22,12 +22,16 @@ LANGUAGE += settings("optimizer.batch_size=20", "model.dropout=0.1")
 CLASSIFIER = ["configs/classical/temporal_order_gru.toml"]
 CLASSIFIER += settings("model.hidden_size=8", "optimizer.batch_size=8")
 CLASSIFIER += settings(f"optimizer.steps={STEPS}", "evaluations=3")
+# A rule that draws, whose trace is carried from batch to batch.
+ONLINE = ["configs/online/dependencies.toml", *settings("rule=uoro", "every=2")]
+ONLINE += settings("model.hidden_size=4", "optimizer.batch_size=4", "evaluations=3")
+ONLINE += settings(f"optimizer.steps={STEPS}", "first=2", "second=3")
+CASES = {"language": LANGUAGE, "classifier": CLASSIFIER, "online": ONLINE}
 
 
 def commands(name, text, root):
-    arguments = LANGUAGE if name == "language" else CLASSIFIER
     data = settings(f"data.path={text}") if name == "language" else []
-    return [*arguments, *data, "--runs", str(root)]
+    return [*CASES[name], *data, "--runs", str(root)]
 
 
 def left(folder):
@@ -40,7 +44,7 @@ def left(folder):
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory, text):
     found = {}
-    for name in ("language", "classifier"):
+    for name in CASES:
         root = tmp_path_factory.mktemp(name)
         assert run.main(commands(name, text, root)) == 0
         (folder,) = root.iterdir()
@@ -48,7 +52,7 @@ def never_stopped(tmp_path_factory, text):
     return found
 
 
-@pytest.mark.parametrize("name", ["language", "classifier"])
+@pytest.mark.parametrize("name", CASES)
 def test_stopped_after_any_step(tmp_path, monkeypatch, text, never_stopped, name):
     """And after every step: the last one is stopped before each of its steps."""
     for step in range(STEPS):

@@ -104,7 +104,14 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
 
 CONFIGS = sorted(str(path) for path in Path("configs").rglob("*.toml"))
 # Tasks whose data are drawn. Those of all others are fetched.
-DRAWN = {"adding", "copying", "recall", "recall_stream", "temporal_order"}
+DRAWN = {
+    "adding",
+    "copying",
+    "dependencies",
+    "recall",
+    "recall_stream",
+    "temporal_order",
+}
 
 
 def test_every_config_is_found_good_without_compiling():

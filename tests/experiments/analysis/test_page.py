@@ -130,7 +130,7 @@ def anatomy(taken, missing=(1.0, 0.5, 0.2, 0.05), exponents=(-0.3, -0.4)):
 def test_what_is_said_of_an_error(tmp_path, profile, words):
     """Profiles of every kind are drawn, too, the warnings of a figure being errors."""
     taken = snapshot(profile)
-    findings = snapshots.Findings("x", [taken], [anatomy(taken)], [])
+    findings = snapshots.Findings("x", [taken], [anatomy(taken)], [], {})
     (sentence,) = pages._sentences(pages.PARTS[0], findings)
     assert words in sentence and sentence.startswith("Before training, ")
     for part in pages.PARTS[:2]:  # what depends on the profile
@@ -139,7 +139,7 @@ def test_what_is_said_of_an_error(tmp_path, profile, words):
 
 def test_names_are_escaped_and_every_figure_has_its_sentence(tmp_path):
     taken = snapshot(0.5 ** np.arange(20))
-    findings = snapshots.Findings("<run> & co", [taken], [anatomy(taken)], [])
+    findings = snapshots.Findings("<run> & co", [taken], [anatomy(taken)], [], {})
     sentences = pages.write(findings, tmp_path)
     assert "an error on its way back" in sentences[0]
     assert "a backward pass of 3 steps would give" in sentences[1]
@@ -155,7 +155,7 @@ def test_what_is_said_of_no_gradient_and_of_what_lasts(tmp_path):
         snapshot(np.ones(4)), missing=[np.nan] * 4, exponents=(-0.2, -np.inf)
     )
     dead = without._replace(exponents=np.full((2, 1), -np.inf))
-    findings = snapshots.Findings("x", [without.snapshot], [without, dead], [9])
+    findings = snapshots.Findings("x", [without.snapshot], [without, dead], [9], {})
     sentences = pages.write(findings, tmp_path)
     assert sentences[0] == "After 9 steps the gradient was 0 or not finite."
     assert "the gradient of the recurrent matrix is 0 or not finite" in sentences[3]
@@ -169,7 +169,7 @@ def test_what_is_said_of_no_gradient_and_of_what_lasts(tmp_path):
 def test_what_is_said_of_chaos_and_of_gradients_that_need_all_steps():
     taken = snapshot(np.ones(4), step=7)
     found = anatomy(taken, missing=(1.0, 1.0, 0.9, 0.5), exponents=(0.3, -np.inf))
-    findings = snapshots.Findings("x", [taken], [found], [])
+    findings = snapshots.Findings("x", [taken], [found], [], {})
     sentences = [s for part in pages.PARTS for s in pages._sentences(part, findings)]
     assert all(s.startswith("After 7 steps of training, ") for s in sentences)
     assert "no backward pass shorter than all 4 steps" in sentences[1]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments.analysis import snapshots
+from experiments.analysis import forwards, snapshots
 from experiments.runs.open import open_run
 from jaxrnn import flow
+from jaxrnn.cells import CELLS
 
 
 def read(folder, name):
@@ -124,3 +125,24 @@ def test_checkpoints_without_a_gradient_are_left_out(opened):
     )
     with pytest.raises(ValueError, match="needs sequences of at least 4 steps, but"):
         snapshots.snapshots(short, {0: saved[0]})
+
+
+def test_rules_that_learn_forwards(recall_run, opened, monkeypatch):
+    """One that is exact agrees with BPTT: it has the same loss and sequences."""
+    task, saved = opened
+    monkeypatch.setattr(forwards, "MEASURED", ("rtrl",))
+    np.testing.assert_allclose(forwards.cosines(task, saved)["rtrl"], 1, rtol=1e-4)
+    rows = read(recall_run, "forwards")
+    assert [int(row["step"]) for row in rows] == 3 * [0, 10, 20]
+    by_rule = {row["rule"]: float(row["cosine"]) for row in rows}
+    assert list(by_rule) == ["snap1", "rflo", "uoro"]
+    assert 1 > by_rule["snap1"] > by_rule["uoro"] > -1
+
+
+@pytest.mark.parametrize(
+    ("cell", "rules"),
+    [("gru", ["snap1", "rflo", "uoro"]), ("layer_norm_gru", ["uoro"])],
+)
+def test_rules_that_do_not_take_a_cell_are_left_out(cell, rules):
+    taken = [r for r in forwards.MEASURED if forwards._takes(r, CELLS[cell])]
+    assert taken == rules
