@@ -96,9 +96,6 @@ def load_sweep(folder: Path) -> Sweep:
         for number, point in enumerate(sweep.points):
             if len(point.place) != len(sweep.keys):
                 raise ValueError(f"run {number} must have a place on every axis")
-            path = Path(point.folder)
-            if path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"run {number} must be in the folder of the sweep")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {folder / INDEX}: {error}") from None
     return sweep

@@ -29,6 +29,7 @@ import numpy as np
 # Seconds that a download may take, and after which the folder of one that was killed is
 # deleted.
 PATIENCE, ABANDONED = 600, 24 * 3600
+CACHE_FAILS = "cannot be used, so give another folder by XDG_CACHE_HOME"
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,6 +77,8 @@ def load(archive: Archive) -> Arrays:
         stored = path.read_bytes()
     except FileNotFoundError:
         return _build(archive, path)
+    except OSError as error:
+        raise FetchError(f"the cache {path} {CACHE_FAILS}: {error}") from None
     arrays = _unpack(stored)
     if arrays is None or digest(arrays) != archive.golden:
         warnings.warn(f"the cached {path} is damaged; fetching it again", stacklevel=2)
@@ -99,7 +102,10 @@ def _cache() -> Path:
 
 
 def _build(archive: Archive, path: Path) -> Arrays:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"the cache {path.parent} {CACHE_FAILS}: {error}") from None
     _clear_abandoned(path.parent)
     # Beside the final file, so that the move at the end stays on one file system and is
     # atomic.

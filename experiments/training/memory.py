@@ -55,10 +55,11 @@ def check_fits(config: Experiment) -> None:
             f"JAX needs {_size(ADDRESSES)} of addresses, but the limit is lower. Raise "
             "it: ulimit -v."
         )
-    # Cells are asked for their shapes only once it is known that a few rows fit: some
-    # allocate one.
-    for needs in (needed_bytes(config, cell=False), needed_bytes(config)):
-        _check_fit(needs, available)
+    # Cells are asked for their shapes once it is known that their rows fit, of which
+    # some cells allocate one.
+    first, *_ = needed_bytes(config, cell=False).items()
+    _check_fit(dict([first]), available)
+    _check_fit(needed_bytes(config), available)
 
 
 def _check_fit(needs: dict[str, int], available: int) -> None:
