@@ -1,6 +1,7 @@
 """A command from its first import to its last line, in a process of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from experiments.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECALL = str(ROOT / "configs" / "recall" / "gru.toml")
@@ -162,7 +165,7 @@ def test_unusual_surroundings(tmp_path, variables):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_a_process(tmp_path, number):
-    """It saves, exits with 75, and goes on."""
+    """It saves the step in hand, and exits with 75."""
     long = [*SMALL, "--set", "optimizer.steps=1000000"]
     process = start(tmp_path, RECALL, *long, **PIPES)
     while not [*tmp_path.glob("runs/*/checkpoints/0/manifest.json")]:
@@ -170,6 +173,7 @@ def test_a_signal_to_a_process(tmp_path, number):
     time.sleep(3)
     process.send_signal(number)
     code, _, err = finish(process)
-    assert code == 75 and f"stopped by {number.name} after step" in err
+    stopped = re.match(rf"error: stopped by {number.name} after step (\d+) of", err)
+    assert code == 75 and stopped
     (run,) = (tmp_path / "runs").iterdir()
-    assert len([*(run / "checkpoints").iterdir()]) >= 1
+    assert checkpoint.last_step(run) == int(stopped[1])
