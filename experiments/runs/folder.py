@@ -238,12 +238,17 @@ def latest(root: Path, needs: str = "") -> Path:
 
 
 def unfinished(root: Path, name: str) -> Path | None:
-    """Returns the newest run of this name, unless it ended well or there is none."""
+    """Returns the newest run of this name, unless it ended well or there is none.
+
+    Folders without a checkpoint do not count: their process was killed as it started.
+    """
+    from experiments.runs.checkpoint import steps  # needs JAX, and this module does not
+
     begun = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     found = [
         path.parent
         for path in root.glob(f"*/{CONFIG}")
-        if begun.fullmatch(path.parent.name)
+        if begun.fullmatch(path.parent.name) and steps(path.parent)
     ]
     if not found:
         return None
