@@ -17,22 +17,24 @@ RECALL = str(ROOT / "configs" / "recall" / "gru.toml")
 SMALL = ["--quick", "--set", "model.hidden_size=4", "--set", "optimizer.batch_size=4"]
 
 
-def environment(*more, **variables):
-    """The paths are absolute, so that the command runs in any folder."""
+# What comes before a command, in its process: `preexec_fn` would fork this one, in
+# which JAX has threads. SIGINT may be ignored here, as in the background of a script.
+LAUNCH = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+{}
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def start(folder, *arguments, more=(), before="", variables=None, **streams):
+    """Starts `python -m experiments.run`, with more folders of packages in front."""
     path = os.pathsep.join(map(str, (*more, ROOT)))
-    return os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | variables
-
-
-def default_signals():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def start(folder, *arguments, module="run", more=(), **options):
-    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
-    variables = options.pop("variables", {})
+    variables = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | (variables or {})
+    command = ["-m", "experiments.run", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env=environment(*more, **variables),
-        preexec_fn=default_signals, text=True, errors="replace", **options,
+        [sys.executable, "-S", "-c", LAUNCH.format(before), *command],
+        cwd=folder, env=os.environ | variables, text=True, errors="replace", **streams,
     )  # fmt: skip
 
 
@@ -78,14 +80,7 @@ def test_a_run_without_streams_in_a_folder_of_any_name(tmp_path):
     folder = tmp_path / "v[2] \\ $x$"
     folder.mkdir()
 
-    def close():
-        default_signals()
-        os.closerange(0, 3)
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", RECALL, *SMALL],
-        cwd=folder, env=environment(), preexec_fn=close,
-    )  # fmt: skip
+    process = start(folder, RECALL, *SMALL, before="os.closerange(0, 3)")
     results = []
     while process.poll() is None and not results:
         time.sleep(0.05)
@@ -120,21 +115,13 @@ def test_the_process_has_gone_within_5_seconds_of_its_last_line(tmp_path):
     process.communicate()
 
 
-def files_of_4_kib():
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-
 @pytest.mark.slow
 def test_a_limit_on_files(tmp_path):
     """As `ulimit -f 4`: no checkpoint fits, and the third that fails ends the run."""
     pairs = "evaluations=4", "optimizer.steps=8", "optimizer.batch_size=4"
-    command = [sys.executable, "-m", "experiments.run", RECALL]
-    process = subprocess.Popen(
-        [*command, *(word for pair in pairs for word in ("--set", pair))],
-        cwd=tmp_path, env=environment(), preexec_fn=files_of_4_kib, text=True, **PIPES,
-    )  # fmt: skip
+    arguments = [RECALL, *(word for pair in pairs for word in ("--set", pair))]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    process = start(tmp_path, *arguments, before=limit, **PIPES)
     code, _, err = finish(process)
     assert code == 1 and "could not be saved: File too large. It was try 3 of 3" in err
     assert "Traceback" not in err
