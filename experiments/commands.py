@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments import screen
 from experiments.config.load import ConfigError
 
 FAILED, REFUSED, NOT_FINITE = 1, 2, 3
@@ -74,6 +75,7 @@ def carry_out(body: Callable[[], int], failed: int = REFUSED) -> int:
     A faulty config gives REFUSED, a signal that stopped a run STOPPED, and Ctrl-C
     elsewhere INTERRUPTED.
     """
+    _open_streams()
     # A character that the screen lacks must not cost the results of a run.
     with contextlib.suppress(AttributeError):  # a stream that is not a file
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -107,7 +109,21 @@ def describe(error: Exception) -> str:
 
 def _refuse(error: object, code: int) -> int:
     """Prints the error. Returns the code."""
-    # Bytes of the command line that are not text must not fail here once more.
-    text = str(error).encode(errors="backslashreplace").decode()
-    print(f"error: {text}", file=sys.stderr)
+    screen.tell("error", error)
     return code
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that are closed, onto nothing.
+
+    The next file of the process would get the number of a closed one, and what
+    libraries print would be written into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from experiments import commands
+from experiments import commands, screen
 from experiments.tasks.language_model import VOCABULARY, LanguageModel
 
 
@@ -64,14 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # Errors come with the first piece, before the prompt is printed.
         first = next(pieces, b"")
-        print(prompt.decode(errors="replace"), end="")
-        try:
-            for piece in itertools.chain([first], pieces):
-                print(decoder.decode(piece), end="", flush=True)
-        except KeyboardInterrupt:  # the reader has seen enough
-            print()
-            return 0
-        print(decoder.decode(b"", final=True))
+        screen.say(prompt.decode(errors="replace"), end="")
+        for piece in itertools.chain([first], pieces):
+            screen.say(decoder.decode(piece), end="")
+        screen.say(decoder.decode(b"", final=True))
         return 0
 
     return commands.carry_out(body)

@@ -17,7 +17,7 @@ the run's folder, and beside it the figures and their numbers, as CSV:
 import sys
 from collections.abc import Sequence
 
-from experiments import commands
+from experiments import commands, screen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(exist_ok=True)
         snapshots.write(findings, folder)
         for sentence in page.write(findings, folder):
-            print(sentence)
-        print(f"The page is {folder / 'index.html'}")
+            screen.say(sentence)
+        screen.say(f"The page is {folder / 'index.html'}")
         return 0
 
     return commands.carry_out(body)

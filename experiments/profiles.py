@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import commands
+from experiments import commands, screen
 from experiments.analysis.tables import by_place
 
 
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fading.plot(keys, runs, folder / "profiles.png")
         fading.write(keys, runs, folder / "profiles.csv")
         for name, values in fading.by_result(runs).items():
-            print(f"\n{name}\n\n{by_place(keys, values, name)}")
-        print(f"\nThe files are {folder}/profiles.png and {folder}/profiles.csv")
+            screen.say(f"\n{name}\n\n{by_place(keys, values, name)}")
+        screen.say(f"\nThe files are {folder}/profiles.png and {folder}/profiles.csv")
         return 0
 
     return commands.carry_out(body)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from experiments import commands
+from experiments import commands, reading, screen
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
 from experiments.runs import folder, tensorboard
@@ -147,6 +147,12 @@ def _train(
         with contextlib.suppress(OSError):  # the disk may be full
             run.write_failure(reason)
         return Outcome(run.folder, {}, reason, commands.FAILED)
+    if trained.signal:
+        words = (
+            f"{trained.signal} came when the training had ended: no figures, no text."
+        )
+        screen.tell("note", words)
+        return Outcome(run.folder, results)
     with warned("the figures and texts of this run"):
         from_first(lambda: _show(run, task, trained, console))
     return Outcome(run.folder, results)
@@ -178,7 +184,7 @@ def warned(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"warning: {what}: {commands.describe(error)}", file=sys.stderr)
+        screen.tell("warning", f"{what}: {commands.describe(error).splitlines()[0]}")
 
 
 def _machine() -> dict[str, Any]:
@@ -241,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         board = arguments.tensorboard
         outcome = run(config, arguments.runs, name, console, resume, board)
         if outcome.error:
-            print(f"error: {outcome.error}", file=sys.stderr)
+            screen.tell("error", outcome.error)
             return outcome.code
         *numbers, (_, seconds) = outcome.results.items()
         words = (f"{k} {'null' if v is None else f'{v:.4f}'}" for k, v in numbers)
@@ -310,8 +316,12 @@ def _asked(resume: str, root: Path, name: str) -> Path | None:
 def _list() -> int:
     """Prints the configs, each with the first sentence of its head."""
     for path in sorted(CONFIGS.rglob("*.toml")):
-        head = path.read_text(encoding="utf-8").partition("\n#\n")[0]
-        print(f"{path}\n    {' '.join(head.replace('#', '').split())}")
+        try:
+            text = reading.read_bytes(path).decode(errors="replace")
+        except OSError as error:
+            raise ConfigError(f"cannot read the config {path}: {error}") from None
+        head = text.partition("\n#\n")[0].replace("#", "")
+        screen.say(f"{path}\n    {' '.join(head.split())}")
     return 0
 
 
@@ -328,7 +338,8 @@ def _check(argv: Sequence[str]) -> int:
         config = load_config(Config, path, overrides)
         memory.check_fits(config)
         needs = sum(memory.needed_bytes(config).values())
-        print(f"{path}: good. It needs at least {needs / 2**20:.0f} MiB of memory.")
+        size = f"{needs / 2**20:.0f} MiB"
+        screen.say(f"{path}: good. It needs at least {size} of memory.")
     return 0
 
 

@@ -12,7 +12,7 @@ window that `jaxrnn.adaptive_truncation` measures.
 import sys
 from collections.abc import Sequence
 
-from experiments import commands
+from experiments import commands, screen
 from experiments.tasks.language_model import LanguageModel
 
 NAME = "truncation_bias"
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         found, chosen = bias.measure(run, bias.read_stretches(run, *sizes))
         bias.write(found, run.folder / f"{NAME}.csv")
         bias.plot(found, run.folder / f"{NAME}.png")
-        print(bias.table(found))
+        screen.say(bias.table(found))
         for name, one in chosen.items():
-            print(bias.describe(name, one, arguments.length))
-        print(f"The files are {run.folder}/{NAME}.png and {run.folder}/{NAME}.csv")
+            screen.say(bias.describe(name, one, arguments.length))
+        screen.say(f"The files are {run.folder}/{NAME}.png and {run.folder}/{NAME}.csv")
         return 0
 
     return commands.carry_out(body)

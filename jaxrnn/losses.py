@@ -8,7 +8,9 @@ class id, such as the -100 of PyTorch's `ignore_index`, also means a missing lab
 step without a label contributes exactly nothing to the loss and to the gradient. Where
 the mask is False, the outputs may even be NaN: outputs and labels are replaced *before*
 L is computed, because 0 · NaN would be NaN in the backward pass. (At a negative id the
-outputs must be finite: replacing them would copy all outputs in every call.)
+outputs must be finite: replacing them would copy all outputs in every call.) An id that
+is none of the outputs' classes is an error where ids are known. Under `jit` they are
+not; the loss of such an id is then NaN, by optax.
 """
 
 from collections.abc import Callable
@@ -56,7 +58,8 @@ def masked_sum(
 
     Raises:
       TypeError: if `loss` is not a function, or the mask is not bool.
-      ValueError: if the shapes of outputs, labels, mask and losses do not fit.
+      ValueError: if the shapes of outputs, labels, mask and losses do not fit, or a
+        class id is none of the classes.
     """
     losses, _ = _masked_losses(loss, outputs, labels, mask)
     return jnp.sum(losses, axis=axis)
@@ -107,6 +110,7 @@ def _masked_losses(
     present = mask
     if ids and (mask is None or mask.shape == labels.shape):
         present = labels >= 0 if mask is None else mask & (labels >= 0)
+        _are_classes(labels, present, outputs.shape[-1])
     if present is None:
         return loss(outputs, labels), None
 
@@ -125,6 +129,18 @@ def _masked_losses(
             "mask that axis."
         )
     return jnp.where(present, losses, jnp.zeros_like(losses)), present
+
+
+def _are_classes(labels: Array, present: Array, classes: int) -> None:
+    """Raises if an id that is known is none of the classes; one output has no ids."""
+    if classes < 2 or not (checks.is_known(labels) and checks.is_known(present)):
+        return
+    largest = int(jnp.max(jnp.where(present, labels, 0), initial=0))
+    if largest >= classes:
+        raise ValueError(
+            f"`labels` must be class ids below {classes}, the last axis of `outputs`, "
+            f"but got {largest}. Ids count from 0."
+        )
 
 
 def _covering(mask: Array, outputs: Array, labels: Array) -> None:

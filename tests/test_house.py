@@ -135,7 +135,9 @@ FLOORS = {
 # The same for the experiments: what is shared below, tasks in the middle, commands on
 # top.
 FLOORS_OF_EXPERIMENTS = {
-    "experiments": 0,
+    "experiments": -2,
+    "experiments.reading": -1,
+    "experiments.screen": -1,
     "experiments.analysis": 0,
     "experiments.analysis.figures": 0,
     "experiments.analysis.tables": 0,
@@ -148,7 +150,6 @@ FLOORS_OF_EXPERIMENTS = {
     "experiments.models": 0,
     "experiments.runs": 0,
     "experiments.runs.atomic": 0,
-    "experiments.screen": 0,
     "experiments.tasks.base": 0,  # what a task is
     "experiments.training": 0,
     "experiments.training.interrupts": 0,

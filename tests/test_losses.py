@@ -133,3 +133,18 @@ def test_lists_are_arrays_too():
         CROSS_ENTROPY, [[0.0, 0.0], [1.0, 3.0]], [0, 1], [True, False]
     )
     np.testing.assert_allclose(mean, np.log(2), rtol=1e-6)
+
+
+def test_an_id_that_is_no_class_is_refused_where_it_is_known():
+    """Under `jit` it is not known, and its loss is NaN; a masked one does not count."""
+    logits, labels = jnp.zeros((2, 3)), jnp.asarray([1, 3])
+    with pytest.raises(ValueError, match=r"class ids below 3, the last axis .* got 3"):
+        losses.masked_sum(CROSS_ENTROPY, logits, labels)
+    masked = losses.masked_sum(
+        CROSS_ENTROPY, logits, labels, jnp.asarray([True, False])
+    )
+    np.testing.assert_allclose(masked, np.log(3), rtol=1e-6)
+    jitted = jax.jit(functools.partial(losses.masked_sum, CROSS_ENTROPY))(
+        logits, labels
+    )
+    assert np.isnan(jitted)

@@ -1,7 +1,9 @@
 """Calls outside `jit` compile once and keep nothing; and programs that are exported."""
 
+import os
 import subprocess
 import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -87,3 +89,25 @@ def test_an_exported_step_is_loaded_after_importing_jaxrnn_alone(tmp_path):
         check=True,
     ).stdout.splitlines()
     assert printed == [str(len(jax.tree.leaves(arguments))), "[]", "[]"]
+
+
+def test_a_fork_after_jax_was_used_warns():
+    """The child has none of JAX's threads, and may wait for them for ever."""
+    script = """
+        import os, warnings
+        import jax, jax.numpy as jnp
+        jnp.ones(3).sum().block_until_ready()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+        os.waitpid(child, 0)
+        print(*{str(w.message) for w in caught})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "os.fork() is incompatible with multithreaded code" in done.stdout

@@ -1,9 +1,12 @@
 """Figures, all in one style. The name's ending, .png or .svg, decides the format."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from experiments.screen import printable
 
 
 @contextlib.contextmanager
@@ -22,7 +25,12 @@ def figure(
     from matplotlib.figure import Figure
 
     # Letters stay letters, and the same figure gives the same file.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": path.stem}
+    # Names of the user's are no formulas, whatever signs are in them. A letter that the
+    # font lacks is drawn as a box.
+    style["text.parse_math"] = False
+    with rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         drawn = Figure(figsize=size, layout="constrained")
         axes = drawn.subplots(1, panels, squeeze=False)[0]
         yield list(axes)
@@ -46,4 +54,4 @@ def plot_metrics(
                 style = "-" if len(points) > 50 else "o-"
                 columns = zip(*points, strict=True)
                 axes.plot(*columns, style, markersize=4, label=name)
-        axes.set(xlabel="step", ylabel=", ".join(names), title=title)
+        axes.set(xlabel="step", ylabel=", ".join(names), title=printable(title))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from experiments import reading
 from experiments.analysis.figures import figure
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
@@ -100,9 +101,13 @@ def load_sweep(folder: Path) -> Sweep:
       ConfigError: if it is not one, or its index is damaged.
     """
     try:
-        return msgspec.json.decode((folder / INDEX).read_bytes(), type=Sweep)
-    except (OSError, ValueError) as error:
+        sweep = msgspec.json.decode(reading.read_bytes(folder / INDEX), type=Sweep)
+        for number, point in enumerate(sweep.points):
+            if len(point.place) != len(sweep.keys):
+                raise ValueError(f"run {number} must have a place on every axis")
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {folder / INDEX}: {error}") from None
+    return sweep
 
 
 def parse_axis(text: str) -> Axis:

@@ -31,7 +31,13 @@ from typing import Any, TypeVar, overload
 import msgspec
 from msgspec import inspect
 
+from experiments import reading
+from experiments.screen import shortened
+
 T = TypeVar("T")
+
+# Letters of a key or an override that an error repeats.
+_ECHOED = 200
 
 
 class ConfigError(ValueError):
@@ -70,7 +76,8 @@ def load_config(
     """
     path = Path(path)
     table = _read(path)
-    source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    settings = (f"--set {shortened(override, _ECHOED)}" for override in overrides)
+    source = " ".join([str(path), *settings])
     try:
         for override in overrides:
             _set(table, override)
@@ -81,6 +88,8 @@ def load_config(
         raise ConfigError(f"{source}: {_explain(str(error), table)}") from None
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: it is nested too deeply") from None
 
 
 def dump_config(config: msgspec.Struct) -> str:
@@ -106,7 +115,7 @@ def one_of(got: object, known: Iterable[object]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Returns the file's table. A byte order mark, as Windows writes it, is skipped."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = reading.read_bytes(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
     form = "JSON" if path.suffix == ".json" else "TOML"
@@ -127,14 +136,15 @@ def _set(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not equals or not all(names):
-        raise ConfigError(f"an override must read `key=value`, but got `{override}`")
+        got = shortened(override, _ECHOED)
+        raise ConfigError(f"an override must read `key=value`, but got `{got}`")
     for depth, name in enumerate(names[:-1], start=1):
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             above = ".".join(names[:depth])
             raise ConfigError(
-                f"`{key}` cannot be set: `{above}` is {reprlib.repr(table)}, not a "
-                "table"
+                f"`{shortened(key, _ECHOED)}` cannot be set: "
+                f"`{shortened(above, _ECHOED)}` is {reprlib.repr(table)}, not a table"
             )
     table[names[-1]] = _value(text)
 
@@ -153,7 +163,8 @@ def _check_values(value: object, key: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"`{key}` must be a finite number, but got {value}")
     if isinstance(value, str) and not _is_utf8(value):
-        raise ConfigError(f"`{key}` must be UTF-8 text, but got {value!a}")
+        got = ascii(shortened(value, _ECHOED))
+        raise ConfigError(f"`{key}` must be UTF-8 text, but got {got}")
     if isinstance(value, dict):
         for name, item in value.items():
             _check_values(item, _join(key, name))
@@ -210,9 +221,8 @@ def _check_table(struct: inspect.StructType, table: dict[str, Any], key: str) ->
     # Unknown keys before missing ones: a misspelt key is both, and its name is a clue.
     for name in table:
         if name not in known:
-            raise ConfigError(
-                f"unknown key `{_join(key, name)}`: must be {one_of(name, known)}"
-            )
+            unknown = shortened(_join(key, name), _ECHOED)
+            raise ConfigError(f"unknown key `{unknown}`: must be {one_of(name, known)}")
     for name, field in fields.items():
         if name in table:
             _check_names(field.type, table[name], _join(key, name))
@@ -235,9 +245,8 @@ def _tagged(
         )
     if table[field] not in tags:
         rule = one_of(table[field], tags)
-        raise ConfigError(
-            f"`{_join(key, field)}` must be {rule}, but got {table[field]!r}"
-        )
+        got = reprlib.repr(table[field])
+        raise ConfigError(f"`{_join(key, field)}` must be {rule}, but got {got}")
     return structs[tags.index(table[field])]
 
 

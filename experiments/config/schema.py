@@ -13,12 +13,14 @@ from msgspec import Meta, Struct
 # enough that every product of two of them is an int64 and every number a float32.
 LARGEST = 10**9
 LARGEST_FLOAT = 1e38
+# Below it, a float32 has fewer digits, and compiled programs take it for 0.
+SMALLEST_FLOAT = 1.2e-38
 
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
-Rate = Annotated[float, Meta(gt=0, le=LARGEST_FLOAT)]
+Rate = Annotated[float, Meta(ge=SMALLEST_FLOAT, le=LARGEST_FLOAT)]
 Weight = Annotated[float, Meta(ge=0, le=LARGEST_FLOAT)]
 
 Report = Callable[[str], None]
@@ -43,7 +45,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     cell: str
     """A name in `jaxrnn.cells.CELLS`."""
     hidden_size: Positive
-    layers: Annotated[int, Meta(ge=1, le=1000)] = 1
+    layers: Annotated[int, Meta(ge=1, le=100)] = 1
     """Recurrent layers, one after another."""
     bidirectional: bool = False
     """Whether each layer reads in both directions. Only where whole sequences are
@@ -100,9 +102,9 @@ class Optimizer(Struct, frozen=True, forbid_unknown_fields=True):
     clip: Rate = 1.0
     """The largest global norm of the gradient: one bad step must not undo many good
     ones."""
-    b2: Annotated[float, Meta(gt=0, lt=1)] = 0.99
+    b2: Annotated[float, Meta(gt=0, le=0.9999999)] = 0.99
     """Decay of Adam's second moments. Below the usual 0.999, because the gradient's
-    scale changes within a few thousand steps."""
+    scale changes within a few thousand steps. At most what float32 tells from 1."""
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

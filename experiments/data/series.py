@@ -14,12 +14,12 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
+from experiments import reading
 from experiments.data import fetch
 
 Measured = Literal["laser", "seattle", "san_francisco"]
@@ -61,8 +61,9 @@ def load_series(
       fetch.FetchError, fetch.HashError: the source could not be fetched.
     """
     if path:
-        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
-            values = parse_csv(file, path, columns)
+        content = reading.read_bytes(reading.user_path(path))
+        file = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+        values = parse_csv(file, path, columns)
     else:
         archive = SANTA_FE if source == "laser" else TEMPERATURES
         values, columns = fetch.load(archive)[source], (source,)

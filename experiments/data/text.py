@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
+from experiments import reading
 from experiments.data import fetch
 
 PLAYS_AND_POEMS = """
@@ -98,7 +99,7 @@ def load_texts(path: str = "", source: Source = "shakespeare") -> Corpus:
       fetch.FetchError: it could not be fetched.
     """
     if path:
-        texts = _read_texts(Path(path).expanduser())
+        texts = _read_texts(reading.user_path(path))
         return Corpus(texts, f"{path}: {_extent(texts)}.{_note(texts)}")
     if source == "python":
         texts = _standard_library()
@@ -243,7 +244,7 @@ def _read_texts(path: Path) -> list[tuple[str, np.ndarray]]:
 def _read_text(path: Path) -> bytes:
     """Returns a file's bytes, if they are text in UTF-8."""
     try:
-        content = path.read_bytes()
+        content = reading.read_bytes(path)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot read the text {path}: {reason}.") from error

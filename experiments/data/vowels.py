@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import reading
 from experiments.data import fetch
 from experiments.data.sequences import Classification, Sequences, pad
 
@@ -41,7 +42,7 @@ def load_vowels(path: str = "") -> Classification:
       fetch.FetchError, fetch.HashError: Japanese Vowels could not be fetched.
     """
     if path:
-        train_path, test_path = _find(Path(path).expanduser())
+        train_path, test_path = _find(reading.user_path(path))
         arrays = _pad(_read(train_path), _read(test_path))
     else:
         arrays = fetch.load(JAPANESE_VOWELS)
@@ -74,7 +75,7 @@ def _find(path: Path) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> _Series:
-    return _parse(path.read_bytes(), str(path))
+    return _parse(reading.read_bytes(path), str(path))
 
 
 def _parse(content: bytes, name: str) -> _Series:

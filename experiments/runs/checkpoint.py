@@ -16,7 +16,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 
 import jaxrnn
+from experiments import reading, screen
 from experiments.runs import atomic
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
@@ -63,7 +63,8 @@ def save(run: Path, step: int, trees: Mapping[str, Any], about: dict[str, Any]) 
     draft, old = folder / f".{step}.part", folder / f".{step}.old"
     try:
         _clear(draft, old)
-        draft.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # in the run's folder, which must be there
+        draft.mkdir()
         # Write all files, and read them back.
         for name, tree in trees.items():
             if tree is not None:
@@ -114,7 +115,7 @@ def read_about(run: Path, step: int) -> dict[str, Any]:
     """
     folder = run / FOLDER / str(step)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = reading.read_json(folder / MANIFEST)
         body = manifest["body"]
         if _hash(body.encode()) != manifest["sha256"]:
             raise ValueError("its SHA-256 is another")
@@ -127,8 +128,6 @@ def read_about(run: Path, step: int) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DamagedError(f"the checkpoint {folder} is damaged: {reason}.") from None
-    except RecursionError:
-        raise DamagedError(f"the checkpoint {folder} is damaged.") from None
     return found["about"]
 
 
@@ -171,7 +170,7 @@ def each_whole(run: Path, read: Callable[[int], T], newest_first: bool) -> Itera
         try:
             value = read(step)
         except DamagedError as error:
-            print(f"note: {error} It is left out.", file=sys.stderr)
+            screen.tell("note", f"{error} It is left out.")
             continue
         found = True
         yield value
@@ -196,8 +195,9 @@ def thin(run: Path, evaluated: Container[int]) -> None:
         if OURS.fullmatch(folder.name) and folder.name not in map(str, kept):
             # The manifest first: a folder without one is no checkpoint. What a killed
             # process left goes too.
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (folder / MANIFEST).unlink(missing_ok=True)
+                _clear(folder)
 
 
 def _check_equal(path: Path, tree: Any) -> None:
@@ -213,12 +213,14 @@ def _check_equal(path: Path, tree: Any) -> None:
 
 def _clear(*folders: Path) -> None:
     for folder in folders:
-        if folder.exists():
+        if folder.is_dir():
             shutil.rmtree(folder)
+        else:  # somebody put a file there
+            folder.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
-    return _hash(path.read_bytes())
+    return _hash(reading.read_bytes(path))
 
 
 def _hash(content: bytes) -> str:

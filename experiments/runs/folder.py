@@ -11,13 +11,14 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
 import msgspec
 
+from experiments import reading
 from experiments.config.load import ConfigError, dump_config
 from experiments.runs import atomic
 from experiments.runs.tensorboard import Board
@@ -137,7 +138,7 @@ class Run:
 
     def _provenance(self) -> list[dict[str, Any]]:
         try:
-            entries = json.loads((self.folder / PROVENANCE).read_text("utf-8"))
+            entries = reading.read_json(self.folder / PROVENANCE)
         except (OSError, ValueError):
             return []
         is_right = isinstance(entries, list) and all(
@@ -249,7 +250,7 @@ def new_folder(root: Path, name: str) -> Path:
 def failure(folder: Path) -> str:
     """Returns why a run failed, or nothing."""
     try:
-        reason = json.loads((folder / FAILED).read_text(encoding="utf-8"))["error"]
+        reason = reading.read_json(folder / FAILED)["error"]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError):
@@ -287,33 +288,46 @@ def results(folder: Path) -> dict[str, float | None]:
         raise ConfigError(f"cannot read {file}: {_reason(error)}.") from None
 
 
-def newest(root: Path, name: str, file: str = CONFIG) -> Path | None:
-    """Returns the newest folder in `root` of this name and a date that has the file."""
+def newest(
+    root: Path,
+    name: str,
+    file: str = CONFIG,
+    among: Callable[[Path], bool] = lambda _: True,
+) -> Path | None:
+    """Returns the newest folder in `root` of this name and a date that has the file.
+
+    `among` says which folders count.
+    """
     begun = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     found = [
-        path for path in root.glob(f"*/{file}") if begun.fullmatch(path.parent.name)
+        path
+        for path in root.glob(f"*/{file}")
+        if begun.fullmatch(path.parent.name) and among(path.parent)
     ]
     made = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return None if made is None else made.parent
 
 
 def unfinished(root: Path, name: str) -> Path | None:
-    """Returns the newest run of this name, if it can go on.
+    """Returns the newest run of this name, unless it ended well or there is none.
 
-    None if there is none, it ended well, or it was killed before its first checkpoint.
+    Folders without a checkpoint do not count: their process was killed as it started.
     """
-    from experiments.runs import checkpoint  # imports JAX
+    from experiments.runs.checkpoint import steps  # needs JAX, and this module does not
 
-    run = newest(root, name)
-    if run is None or (run / RESULTS).exists() or not checkpoint.steps(run):
-        return None
-    return run
+    run = newest(root, name, among=lambda folder: bool(steps(folder)))
+    return None if run is None or (run / RESULTS).exists() else run
 
 
 def versions() -> dict[str, str]:
     """Returns the versions on which results depend."""
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: _version(name) for name in PACKAGES}
     return packages | {"python": platform.python_version()}
+
+
+def hash_alone(data: Mapping[str, str]) -> dict[str, str]:
+    """Returns the hash of the data without their source: a file may have moved."""
+    return {name: value for name, value in data.items() if name == "sha256"}
 
 
 def differences(
@@ -338,9 +352,16 @@ def _flat(table: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # imported from where it lies
+        return "not installed"
+
+
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        owner = reading.read_json(folder / OWNER)
         return f"process {owner['process']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,14 +1,14 @@
 """Opens a run's folder: its config, network, parameters and task."""
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import msgspec
 
+from experiments import reading, screen
 from experiments.config.load import ConfigError, load_config
 from experiments.config.schema import Experiment
 from experiments.models.readout import Network
@@ -16,6 +16,7 @@ from experiments.runs import checkpoint, folder
 from experiments.runs.checkpoint import CheckpointError
 from experiments.tasks import Config
 from experiments.tasks.base import Task
+from experiments.training import memory
 
 
 class Opened(NamedTuple):
@@ -25,6 +26,8 @@ class Opened(NamedTuple):
     config: Any
     artifacts: Mapping[str, Any]
     network: Network
+    about: Mapping[str, Any]
+    """What was saved about the newest checkpoint that is whole."""
 
     def params(self) -> Any:
         """Returns the last parameters that are whole.
@@ -55,6 +58,12 @@ class Opened(NamedTuple):
                     f"{self.folder / name} does not match the data. Were they changed "
                     "since the run?"
                 )
+        # As many characters, of the same kinds, may be another text.
+        if self.about["data"] != folder.hash_alone(task.data):
+            raise CheckpointError(
+                f"the data are not those that {self.folder} was trained on. Restore "
+                "them, or train anew."
+            )
         return task
 
     def _whole(self, newest_first: bool) -> Iterator[tuple[int, Any]]:
@@ -73,6 +82,7 @@ def open_run(run: Path, cls: type[Experiment] | None = None) -> Opened:
       ConfigError, CheckpointError: if it is not the folder of such a run, if the run
         failed before its first checkpoint, or if a file of it was changed or lost.
     """
+    memory.check_devices()
     config = load_config(Config, run / folder.CONFIG)
     if cls is not None and not isinstance(config, cls):
         raise ConfigError(
@@ -82,7 +92,9 @@ def open_run(run: Path, cls: type[Experiment] | None = None) -> Opened:
     reason = folder.failure(run)
     if reason and not checkpoint.steps(run):
         raise CheckpointError(f"the run {run} failed: {reason}")
-    _check_config(run, msgspec.to_builtins(config))
+    read = partial(checkpoint.read_about, run)
+    about = next(checkpoint.each_whole(run, read, newest_first=True))
+    _check_config(run, about["config"], msgspec.to_builtins(config))
     artifacts = {name: _read_artifact(run / name) for name in config.artifacts}
     try:
         network = config.network(artifacts)
@@ -91,7 +103,7 @@ def open_run(run: Path, cls: type[Experiment] | None = None) -> Opened:
     except (KeyError, TypeError, ValueError) as error:
         names = ", ".join(config.artifacts)
         raise CheckpointError(f"{names} in {run} is damaged: {error}.") from None
-    return Opened(run, config, artifacts, network)
+    return Opened(run, config, artifacts, network, about)
 
 
 def open_asked(
@@ -108,12 +120,13 @@ def open_asked(
     needs = cls.artifacts[0] if cls is not None and cls.artifacts else ""
     opened = open_run(folder.latest(root, needs) if run is None else run, cls)
     reason = folder.failure(opened.folder)
-    if reason:
+    ended = (opened.folder / folder.RESULTS).exists()
+    if reason or not ended:
+        how = f"did not end well ({reason})" if reason else "has not ended"
         step = checkpoint.last_step(opened.folder)
-        print(
-            f"note: {opened.folder} did not end well ({reason}). Its last checkpoint "
-            f"is the one after step {step}.",
-            file=sys.stderr,
+        screen.tell(
+            "note",
+            f"{opened.folder} {how}. Its last checkpoint is the one after step {step}.",
         )
     return opened
 
@@ -124,18 +137,13 @@ def _tag(cls: type) -> Any:
 
 def _read_artifact(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return reading.read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file}: {error}") from None
 
 
-def _check_config(run: Path, config: dict[str, Any]) -> None:
+def _check_config(run: Path, then: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises if the config was edited since the run. Data may have moved."""
-
-    def read(step: int) -> Any:
-        return checkpoint.read_about(run, step)["config"]
-
-    then = next(checkpoint.each_whole(run, read, newest_first=True))
     edited = [
         words
         for words in folder.differences(then, config)

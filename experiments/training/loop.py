@@ -34,6 +34,8 @@ class Trained(NamedTuple):
     times: dict[str, float]
     """Milliseconds per step, of this process: all, and outside the compiled program.
     Empty without steps."""
+    signal: str = ""
+    """The name of a signal that came too late to stop the training."""
 
 
 def train(
@@ -60,7 +62,7 @@ def train(
     say = _say(console)
     trainer, saver = Trainer(config, task, first), Saver(run, config, task, say)
     due, steps, results = evaluations(config), config.optimizer.steps, {}
-    progress, spent, lines, evaluated = first, 0.0, len(run.lines), -1
+    progress, spent, lines, evaluated, late = first, 0.0, len(run.lines), -1, ""
     bar = _bar(console, task)
     try:
         with interrupts() as interrupted, bar:
@@ -75,6 +77,7 @@ def train(
                     say(f"step {progress.step}/{steps}: {words}")
                     evaluated = progress.step
                 if progress.step == steps:
+                    late = interrupted()
                     break
                 if signal := interrupted():
                     saver.save(progress, run.lines[:lines])
@@ -122,8 +125,8 @@ def train(
         "milliseconds_per_step": 1e3 * spent / max(taken, 1),
         "outside_the_program": 1e3 * (spent - trainer.seconds) / max(taken, 1),
     }
-    params = here(progress.learner.params)
-    return Trained(params, results, milliseconds if taken else {})
+    params, times = here(progress.learner.params), milliseconds if taken else {}
+    return Trained(params, results, times, late)
 
 
 def _left_out(

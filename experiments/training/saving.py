@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import msgspec
 from experiments.config.schema import Experiment
 from experiments.runs import checkpoint
 from experiments.runs.checkpoint import CheckpointError
-from experiments.runs.folder import Run, differences
+from experiments.runs.folder import Run, differences, hash_alone
 from experiments.tasks.base import Task
 from experiments.training import processes
 from experiments.training.progress import Progress, start
@@ -77,7 +77,7 @@ class Saver:
             "average": None if math.isnan(progress.average) else progress.average,
             "lines": list(lines),
             "config": msgspec.to_builtins(self._config),
-            "data": _hash_alone(self._task.data),
+            "data": hash_alone(self._task.data),
         }
         trees = processes.whole(_trees(progress))
         try:
@@ -174,7 +174,7 @@ def _check_same(
     """Raises if the run was begun with another config, or on other data."""
     kinds = {
         "the config": changes(about["config"], config),
-        "the data": differences(_hash_alone(about["data"]), _hash_alone(task.data)),
+        "the data": differences(hash_alone(about["data"]), hash_alone(task.data)),
     }
     for kind, changed in kinds.items():
         if changed:
@@ -182,8 +182,3 @@ def _check_same(
                 f"{run.folder} cannot go on, because {kind} changed: "
                 f"{', '.join(changed)}. Restore it, or begin anew: --resume never."
             )
-
-
-def _hash_alone(data: Mapping[str, str]) -> dict[str, str]:
-    """Returns the hash of the data without their source: a file may have moved."""
-    return {name: value for name, value in data.items() if name == "sha256"}

@@ -43,7 +43,7 @@ def refused(capsys, command, arguments, code, words):
         ),
         (LANGUAGE, "window=1000000000000000", "`window` must be `int` <="),
         (RECALL, "lag=100000000", "Lower `optimizer.batch_size` or `lag`"),
-        (RECALL, "symbols=1000000000", "Lower `optimizer.batch_size` or `symbols`"),
+        (RECALL, "symbols=1000000000", "Lower `symbols`"),
         (LANGUAGE, "model.hidden_size=1000000", "Lower `model.hidden_size`"),
         (LANGUAGE, "optimizer.batch_size=100000000", "Lower `optimizer.batch_size`"),
         (LANGUAGE, "data.path=\udcff", "`data.path` must be UTF-8 text"),

@@ -68,6 +68,17 @@ def test_what_is_no_sweep(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text(json.dumps([[], [[[], {}, ""]]]))
     assert profiles.main([str(tmp_path)]) == 2
     assert f"no run in {tmp_path} ended well" in capsys.readouterr().err
+    for content in (
+        "null", "3", '{"a": 1}', '[["a"]]', "[" * 100_000, "\0" * 1000, "9" * 5000,
+        '[["a", "b"], [[["a=1"], {"x": 1.0}, "0"]]]',  # no place on an axis
+    ):  # fmt: skip
+        (tmp_path / "sweep.json").write_text(content)
+        assert profiles.main([str(tmp_path)]) == 2
+        captured = capsys.readouterr().err
+        assert captured.startswith(f"error: cannot read {tmp_path}/sweep.json")
+    (tmp_path / "sweep.json").write_text('[[], [[[], {"x": 1.0}, "nowhere"]]]')
+    assert profiles.main([str(tmp_path)]) == 2
+    assert "cannot read the config" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text(json.dumps([["a", "b", "c"], []]))
     assert profiles.main([str(tmp_path)]) == 2
     assert "must have at most two axes" in capsys.readouterr().err

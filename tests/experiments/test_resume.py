@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,23 @@ def test_what_cannot_go_on(stopped, capsys, tmp_path):
     (folder / "results.json").touch()
     assert run.main([*command, "--resume", str(folder)]) == 2
     assert "has ended" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_checkpoint_does_not_stand_in_the_way(
+    stopped, never_stopped, tmp_path
+):
+    """Its process was killed as it started. An older run goes on; else one begins."""
+    folder, command = stopped
+    for name in ("29991231-000000", "29991231-000000-2"):
+        killed = folder.parent / f"shakespeare_lstm-{name}"
+        killed.mkdir()
+        shutil.copy(folder / "config.json", killed)
+    assert run.main([*command, "--resume", "auto"]) == 0
+    assert left(folder) == never_stopped["language"]
+    shutil.rmtree(folder)
+    assert run.main([*command, "--resume", "auto"]) == 0
+    (new,) = [p.parent for p in (tmp_path / "runs").glob("*/results.json")]
+    assert left(new) == never_stopped["language"]
 
 
 def test_two_runs_in_one_folder(stopped, capsys):

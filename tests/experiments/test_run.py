@@ -1,9 +1,12 @@
 """The command that trains: what it leaves, and how it fails."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import pytest
 
 from experiments import run
 from experiments.runs import checkpoint
+from experiments.runs import folder as folders
+from experiments.training import loop
 from tests.experiments.conftest import (
     TEXT,
     TINY,
@@ -192,3 +197,134 @@ def test_several_layers_with_dropout(tmp_path, config, keys, text):
     sample = made.folder / "sample.txt"
     assert sample.exists() == config.startswith("shakespeare")
     assert not sample.exists() or len(sample.read_text()) == 40
+
+
+SMALL = [*settings(*TINY, "lag=12", "optimizer.steps=2", "evaluations=1")]
+
+
+def of_recall(root, *more):
+    return ["configs/recall/lstm.toml", *SMALL, *more, "--runs", str(root)]
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has left, or whose disk is full."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_nobody_needs_to_read_what_is_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert run.main(of_recall(tmp_path)) == 0
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "results.json").exists() and (folder / "curves.png").exists()
+
+
+def test_the_name_of_a_config_is_no_formula_and_controls_nothing(tmp_path, capsys):
+    path = tmp_path / "$\\frac$ [2] \x1b[31m <b> \udcff.toml"
+    path.write_bytes(Path("configs/recall/lstm.toml").read_bytes())
+    arguments = [str(path), *SMALL, "--runs", str(tmp_path / "runs")]
+    assert run.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and "\x1b" not in captured.out
+    assert "␛[31m" in captured.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "curves.png").exists()
+    assert checkpoint.steps(folder) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no font\nadvice"), KeyboardInterrupt()]
+)
+def test_results_do_not_wait_for_figures(tmp_path, monkeypatch, capsys, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(run, "_show", fails)
+    stopped = isinstance(error, KeyboardInterrupt)
+    assert run.main(of_recall(tmp_path)) == (130 if stopped else 0)
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "results.json").read_text())["seconds"] >= 0
+    words = "" if stopped else "warning: the figures and texts of this run: no font\n"
+    assert capsys.readouterr().err == words
+
+
+def test_a_signal_that_comes_too_late_leaves_the_figures_out(
+    tmp_path, monkeypatch, capsys
+):
+    trained = loop.train
+
+    def late(*arguments):
+        return trained(*arguments)._replace(signal="SIGINT")
+
+    monkeypatch.setattr(loop, "train", late)
+    assert run.main(of_recall(tmp_path)) == 0
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "results.json").exists()
+    assert not (folder / "curves.png").exists()
+    assert "note: SIGINT came when the training had ended" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_made_again(tmp_path, monkeypatch, capsys):
+    """The disk is full at the very end."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folders.Run, "write_results", full)
+        assert run.main(of_recall(tmp_path)) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert run.main(of_recall(tmp_path, "--resume", "auto")) == 0
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "results.json").exists() and not (folder / "failed.json").exists()
+
+
+def test_a_folder_that_is_deleted_under_a_run(tmp_path, monkeypatch, capsys):
+    """It is not made again without its config: the run fails."""
+    save = checkpoint.save
+
+    def delete(folder, step, *arguments):
+        shutil.rmtree(folder, ignore_errors=True)
+        save(folder, step, *arguments)
+
+    monkeypatch.setattr(checkpoint, "save", delete)
+    assert run.main(of_recall(tmp_path, *settings("evaluations=2"))) == 1
+    assert "No such file or directory. It was try 3 of 3" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_current_folder_is_deleted(tmp_path, monkeypatch, capsys):
+    config = str(ROOT / "configs/recall/lstm.toml")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run.main([config, *SMALL]) == 2
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_runs_in_two_threads(tmp_path):
+    codes = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(run.main(of_recall(tmp_path))))
+        for _ in "12"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert codes == [0, 0]
+    first, second = sorted(tmp_path.iterdir())
+    for folder in (first, second):
+        assert checkpoint.steps(folder) == [0, 2]
+    files = [f / "checkpoints" / "2" / "params.safetensors" for f in (first, second)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_list_of_configs_prints_any_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.toml").write_bytes(b"# \xff")
+    monkeypatch.setattr(run, "CONFIGS", tmp_path)
+    assert run.main(["list"]) == 0 and "a.toml" in capsys.readouterr().out
+    (tmp_path / "b.toml").symlink_to("nowhere")
+    assert run.main(["list"]) == 2
+    assert "cannot read the config" in capsys.readouterr().err

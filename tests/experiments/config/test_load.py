@@ -192,7 +192,8 @@ def test_later_overrides_win(write):
 def test_a_wrong_override_is_refused(write, override, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load(write(VALID), override)
-    assert f"--set {override}" in str(caught.value)
+    assert f"--set {override[:100]}" in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

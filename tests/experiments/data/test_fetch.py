@@ -3,18 +3,23 @@
 import hashlib
 import io
 import os
+import pickle
 import subprocess
 import tarfile
 import threading
 import zipfile
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import data
 from experiments.data import FetchError, HashError, fetch
 
+RUN = subprocess.run
 UNREACHABLE = "ERROR: Could not find a version\nERROR: No matching distribution"
 
 
@@ -189,6 +194,62 @@ def test_a_registry_that_never_answers_and_folders_of_killed_downloads(
     fetch.load(archive)
     (command,) = registry.commands
     assert "--no-build-isolation" in command  # nothing runs that no hash pins
+
+
+def test_a_folder_that_is_called_pip_is_not_run(served, tmp_path):
+    archive, registry = served
+    fetch.load(archive)
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__main__.py").write_text("print('taken')")
+    (command,) = registry.commands
+    first = command[: command.index("pip") + 1]
+    done = RUN([*first, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("pip "), done
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_cache_that_cannot_be_used(served, cache, place):
+    archive, _ = served
+    if place == "file":
+        cache.write_text("")
+    else:
+        (cache / "p-1.npz").mkdir(parents=True)
+    with pytest.raises(FetchError, match="give another folder by XDG_CACHE_HOME"):
+        fetch.load(archive)
+
+
+@given(st.integers(0, 1000), st.integers(0, 30), st.binary(max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_any_damage_of_a_cache_is_found_or_harmless(place, cut, other):
+    """A file of which some bytes are other ones holds the same arrays, or none."""
+    arrays = {"a": np.arange(20, dtype=np.int16), "b": np.ones((2, 3), np.float32)}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    content = file.getvalue()
+    place %= len(content)
+    damaged = content[:place] + other + content[place + cut :]
+    found = fetch._unpack(damaged)
+    if found is not None and fetch.digest(found) == fetch.digest(arrays):
+        chex.assert_trees_all_equal(found, arrays)
+    else:
+        assert damaged != content
+
+
+def test_a_pickle_in_a_cache_is_not_run(served, cache, tmp_path):
+    archive, registry = served
+    fetch.load(archive)
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    file = io.BytesIO()
+    np.savez(file, a0=np.array([Evil()], object))
+    for content in (file.getvalue(), pickle.dumps(Evil())):
+        (cache / "p-1.npz").write_bytes(content)
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert as_bytes(fetch.load(archive)) == {"a0": b"a", "a1": b"bb"}
+    assert not (tmp_path / "ran").exists() and len(registry.commands) == 3
 
 
 @pytest.mark.parametrize("home", ["", "relative"])

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import data
 from experiments.data import FetchError, HashError, text
@@ -188,6 +190,23 @@ def test_a_text_too_short_to_stream_is_refused():
         data.stream(np.arange(4), 0, 2)
     with pytest.raises(ValueError, match="but got batch_size=2 and window=0"):
         data.stream(np.arange(4), 2, 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=40), st.floats(0, 0.99), st.integers(1, 5), st.integers(1, 9))
+def test_any_text_is_cut_or_refused(content, held_out, size, window):
+    """However few its bytes: what comes out of it is all there, and in range."""
+    training, held = data.split_texts([("x", as_text(content))], held_out)
+    assert training.tobytes() + held.tobytes() == content
+    vocabulary = data.make_vocabulary(as_text(content))
+    ids = data.encode(vocabulary, training)
+    try:
+        windows = data.stream(ids, size, window)
+    except ValueError as error:
+        assert len(ids) < size + 1 and "need a text of" in str(error)
+        return
+    assert windows.mask.sum() == len(ids) - 1
+    assert windows.labels.max() < len(vocabulary)
 
 
 @pytest.mark.network

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import data
 from experiments.data import vowels
@@ -84,6 +86,30 @@ def test_series_are_padded_time_first(write, file):
 def test_a_malformed_file_is_refused_with_its_line(write, old, new, message):
     with pytest.raises(ValueError, match=f"toy_TRAIN.ts.*{message}"):
         data.load_vowels(write(TRAIN.replace(old, new)))
+
+
+PIECES = ["@classLabel true a b", "@data", "@dimensions 1", "@", "#", "\n", ":", ","]
+PIECES += ["1", "a", "b", "nan", "1e39", "1_0", "?", " ", "\x1b", "é", "٣", "@data\n"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
+    | st.text(max_size=30)
+    | st.tuples(st.integers(0, len(TRAIN)), st.text(max_size=3)).map(
+        lambda change: TRAIN[: change[0]] + change[1] + TRAIN[change[0] + 1 :]
+    )
+)
+def test_any_file_is_read_or_refused(content):
+    try:
+        series, labels, classes = vowels._parse(content.encode(), "toy_TRAIN.ts")
+    except ValueError as error:
+        assert "toy_TRAIN.ts" in str(error)
+        return
+    assert series and len(series) == len(labels)
+    assert all(0 <= label < len(classes) for label in labels)
+    assert all(xs.ndim == 2 and len(xs) and np.isfinite(xs).all() for xs in series)
+    assert len({xs.shape[1] for xs in series}) == 1
 
 
 def test_a_label_alone_is_no_series(write):

@@ -172,6 +172,30 @@ def test_a_save_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch, call):
     assert os.listdir(tmp_path / "checkpoints") in (["3", "4"], ["4", "3"])
 
 
+def test_a_folder_that_was_deleted_or_moved_is_not_made_again(tmp_path):
+    """A checkpoint without its run's config is one that nobody can read."""
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "gone", 3)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_what_lies_in_the_way_of_a_checkpoint(tmp_path):
+    """Files and folders of its names, as others may have left them."""
+    folder = tmp_path / "checkpoints"
+    save(tmp_path, 0)
+    for name in ("1", ".2.part", ".3.old"):
+        (folder / name).mkdir()
+    for name in ("2", ".3.part", "4", "notes"):
+        (folder / name).touch()
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+        checkpoint.thin(tmp_path, range(9))
+        chex.assert_trees_all_equal(
+            checkpoint.restore(tmp_path, "params", PARAMS, step), PARAMS
+        )
+    assert sorted(os.listdir(folder)) == ["0", "1", "2", "3", "4", "notes"]
+
+
 def test_numbers_that_come_back_as_others_are_no_checkpoint(tmp_path, monkeypatch):
     other = jax.tree.map(lambda a: a + 1, PARAMS)
     monkeypatch.setattr(

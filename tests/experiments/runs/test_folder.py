@@ -1,5 +1,6 @@
 """A run's folder: never written over, honest about failures."""
 
+import importlib.metadata
 import json
 import os
 
@@ -31,12 +32,42 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
     assert written["loss"] is None and written["seconds"] >= 0
 
 
-@pytest.mark.parametrize("root", ["file", "file/below", "/proc/x", "dangling"])
+ROOTS = ["file", "file/below", "/proc/x", "/dev/null", "dangling", "loop", "n" * 300]
+
+
+@pytest.mark.parametrize("root", [*ROOTS, "a\0b"])
 def test_a_place_where_no_folder_can_be_made(tmp_path, root):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("/nowhere/at/all/x")
     with pytest.raises(ConfigError, match=r"cannot make the folder .*with --runs"):
         make(tmp_path / root)
+
+
+def test_a_file_of_metrics_that_cannot_be_written_costs_nothing(tmp_path):
+    """What somebody put in its place is gone later; then all lines are written."""
+    run = make(tmp_path)
+    file = run.folder / "metrics.jsonl"
+    file.mkdir()
+    run.log(1, loss=1.0)
+    run.log_times(1)
+    file.rmdir()
+    run.log(2, loss=2.0)
+    assert [line["step"] for line in run.metrics()] == [1, 2]
+    assert file.read_text() == "".join(f"{line}\n" for line in run.lines)
+
+
+def test_a_package_that_is_not_installed(tmp_path, monkeypatch):
+    """As in a checkout without `pip install`."""
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    run = make(tmp_path)
+    run.write_provenance({}, {})
+    (entry,) = json.loads((run.folder / "provenance.json").read_text())
+    assert entry["versions"]["jaxrnn"] == "not installed"
 
 
 def test_the_newest_run_that_ended_well(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 
 from experiments.config.load import ConfigError
 from experiments.runs.checkpoint import CheckpointError
-from experiments.runs.open import open_run
+from experiments.runs.open import open_asked, open_run
 from experiments.tasks.recall import Recall
+from tests.experiments.conftest import TEXT
 
 
 @pytest.fixture
@@ -75,6 +76,13 @@ def test_an_edited_config_is_refused_field_by_field(copied, key, value, words):
         ("[1, 2, 300]", "vocabulary.json in .* is damaged"),
         ("[98, 97]", "vocabulary.json in .* is damaged"),
         ("3", "vocabulary.json in .* is damaged"),
+        ("10000000000", "vocabulary.json in .* is damaged"),
+        ("[[1]]", "vocabulary.json in .* is damaged"),
+        ("[null]", "vocabulary.json in .* is damaged"),
+        ("[]", "vocabulary.json in .* is damaged"),
+        ("[Infinity]", "vocabulary.json in .* is damaged"),
+        ("[" * 100_000, "cannot read .*vocabulary.json: it is nested too deeply"),
+        ("9" * 5000, "cannot read .*vocabulary.json: Exceeds the limit"),
     ],
 )
 def test_a_broken_vocabulary_is_refused(copied, content, words):
@@ -83,6 +91,26 @@ def test_a_broken_vocabulary_is_refused(copied, content, words):
         (copied / "vocabulary.json").write_text(content)
     with pytest.raises(CheckpointError, match=words):
         open_run(copied)
+
+
+def test_a_text_of_the_same_characters_is_another(copied, tmp_path):
+    """Nothing but the hash of the data tells."""
+    (tmp_path / "text.txt").write_text("abdc" * 500)
+    edit(copied, "data.path", str(tmp_path / "text.txt"))
+    opened = open_run(copied)
+    with pytest.raises(CheckpointError, match="the data are not those that"):
+        opened.task()
+    (tmp_path / "text.txt").write_text(TEXT)  # moved, and the same
+    assert opened.task().data["sha256"] == opened.about["data"]["sha256"]
+
+
+def test_a_run_that_has_not_ended_is_opened_with_a_note(copied, capsys):
+    open_asked(copied, copied.parent)
+    assert capsys.readouterr().err == ""
+    (copied / "results.json").unlink()
+    open_asked(copied, copied.parent)
+    words = "has not ended. Its last checkpoint is the one after step 60."
+    assert words in capsys.readouterr().err
 
 
 def test_a_failed_run_is_reported_as_such(copied):

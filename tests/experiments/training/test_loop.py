@@ -264,6 +264,26 @@ def test_a_signal_waits_for_the_step_in_hand_and_saves_it(tmp_path, on_signal):
     assert signal.getsignal(number) is handler
 
 
+def test_a_signal_in_the_last_evaluation_comes_too_late_and_is_told(tmp_path):
+    def evaluate(params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"w": 1.0}
+
+    batches = toy(square, lambda number: (None, jnp.ones(())), evaluate)
+    config = experiment(1)
+    run = folder.Run.create(tmp_path, "late", config)
+    # The evaluation before the first step is one that it can stop after.
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 0 of 1"):
+        loop.train(
+            config, batches, run, Console(quiet=True), progress.start(config, batches)
+        )
+    untrained = experiment(0)
+    run = folder.Run.create(tmp_path, "late", untrained)
+    first = progress.start(untrained, batches)
+    trained = loop.train(untrained, batches, run, Console(quiet=True), first)
+    assert trained.signal == "SIGTERM" and trained.results == {"w": 1.0}
+
+
 @pytest.mark.parametrize(
     ("steps", "evaluations", "expected"),
     [(0, 3, {0}), (60, 3, {0, 20, 40, 60}), (3, 10**6, {0, 1, 2, 3})],

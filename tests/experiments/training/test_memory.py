@@ -50,3 +50,43 @@ def test_the_estimate_is_that_of_the_arrays():
     needs = memory.needed_bytes(load_config(Config, path, settings))
     assert list(needs.values()) == [76 * 4 * 4, 2000 * 5 * (2 + 3 + 1) * 4]
     assert memory.available_bytes() > GIB / 4
+
+
+def test_a_limit_of_addresses(monkeypatch):
+    """As `ulimit -v`: JAX would abort."""
+    resource = pytest.importorskip("resource")
+    config = load_config(Config, "configs/recall/gru.toml")
+
+    def limited_to(size):
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (size, size))
+
+    limited_to(memory.ADDRESSES + 4096)
+    assert memory.available_bytes() == 4096
+    with pytest.raises(ConfigError, match="training needs at least"):
+        memory.check_fits(config)
+    limited_to(GIB)
+    with pytest.raises(ConfigError, match=r"JAX needs 2.0 GiB of addresses"):
+        memory.check_fits(config)
+    limited_to(resource.RLIM_INFINITY)
+    memory.check_fits(config)
+
+
+def test_every_layer_and_direction_counts():
+    """Adding numbers: layers of 4 · 3 · (inputs + 3 + 1) numbers, in two directions."""
+    path = "configs/classical/adding_100_lstm.toml"
+    settings = ["model.hidden_size=3", "model.layers=3", "model.bidirectional=true"]
+    settings.append("length=10")
+    first, *_ = memory.needed_bytes(load_config(Config, path, settings)).values()
+    layers = [2 * 12 * (inputs + 3 + 1) for inputs in (2, 6, 6)]
+    assert first == (sum(layers) + 6 + 1) * 4 * 4
+
+
+@pytest.mark.parametrize("words", ["", "no such plug-in\nadvice"])
+def test_no_device(monkeypatch, words):
+    def devices():
+        raise AssertionError(words)
+
+    monkeypatch.setattr(memory.jax, "devices", devices)
+    reason = words.splitlines()[0] if words else "AssertionError"
+    with pytest.raises(ConfigError, match=f"finds no device: {reason}. Check the var"):
+        memory.check_devices()
