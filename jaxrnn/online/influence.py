@@ -58,7 +58,7 @@ def found(cell: Cell, params: Params) -> Layout:
     It is dense if all numbers `[D]` depend on one another, or a number of the
     parameters acts on several units.
     """
-    x: Any = jax.ShapeDtypeStruct((input_size(cell, params),), jnp.float32)
+    x = jnp.zeros(input_size(cell, params))  # only its shape is read
     layout = _layout(cell, params, structure.units(cell, params, x))
     return layout if _acts_on_one(layout) else dense(cell, params)
 
