@@ -1,4 +1,4 @@
-"""Rules that are exact while the parameters stay the same: equal to BPTT, to rounding."""
+"""Rules that are exact while the parameters stay the same: equal to BPTT."""
 
 import math
 
