@@ -27,6 +27,7 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from jaxrnn.arguments import describe
 from jaxrnn.cells.base import FUNCTIONS, Cell, Lin, Params, Residuals, Shape, State
 from jaxrnn.methods import methods_of
 from jaxrnn.online.base import (
@@ -61,7 +62,15 @@ def synthesizing(cell: Cell) -> Cell:
     Its parameters are `SynthesizerParams`, A and b zero at first, and its states those
     of the cell. The forward pass does not read A and b, and their gradient by
     backpropagation is zero.
+
+    Raises:
+      TypeError: if `cell` is no Cell.
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            "`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got "
+            f"{describe(cell)}."
+        )
     return Cell._make((*methods_of(_Synthesizing(cell), FUNCTIONS), None))
 
 
@@ -136,7 +145,8 @@ def dni() -> Estimator:
     """Returns synthetic gradients, (1) and (2), for a cell with a synthesizer.
 
     The trace is the present step: the input `[*B, I]` and the states before and after
-    it, `[*B, H]`, and at first none. `init` raises `TypeError` if the cell has no synthesizer.
+    it, `[*B, H]`, and at first none. `init` raises `TypeError` if the cell has no
+    synthesizer.
 
     Source: Jaderberg et al. (2017), "Decoupled neural interfaces using synthetic
     gradients", ICML; (2) as in Marschall, Cho & Savin (2020), JMLR 21.

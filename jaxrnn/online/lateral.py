@@ -75,7 +75,7 @@ def are_seen(cell: Cell, params: Params, layout: Layout) -> bool:
     """Returns whether the lateral weights of a cell are known, all of them.
 
     They are not if the cell takes them, or the state that they multiply, from what
-    `linearize` returned, as a cell does that `cell_from_step` made. The blocks without
+    `linearize` returned, as one that `cell_from_step` made may do. The blocks without
     them are compared with those of the whole J, at random numbers.
 
     Args:
@@ -86,6 +86,22 @@ def are_seen(cell: Cell, params: Params, layout: Layout) -> bool:
     leaves, tree = jax.tree.flatten(params)
     shapes = tuple(leaf.shape for leaf in leaves)
     return _are_seen(cell, tree, shapes, layout.units)
+
+
+def check_seen(cell: Cell, params: Params, layout: Layout) -> None:
+    """Raises TypeError unless a cell has separate units, or its weights are seen.
+
+    Args:
+      cell: a `Cell`. Static.
+      params: the cell's parameters, `[...]`, of which only the shapes are read.
+      layout: the units of the state.
+    """
+    if not influence.is_separate(cell, params) and not are_seen(cell, params, layout):
+        raise TypeError(
+            "`cell` must show which weights join its units, but with "
+            f"{type(params).__name__} its `state_vjp` takes them from `linearize`. Use "
+            "jaxrnn.online.rtrl() or snap(1)."
+        )
 
 
 @cache
