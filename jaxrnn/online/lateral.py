@@ -17,7 +17,7 @@ from jaxtyping import Float
 from jaxrnn import structure
 from jaxrnn.cells.base import Cell, Params
 from jaxrnn.online import influence
-from jaxrnn.online.base import Local, input_size, step, wide
+from jaxrnn.online.base import Local, random_arguments, step, wide
 from jaxrnn.online.influence import Layout
 from jaxrnn.ops.products import transposed
 
@@ -106,17 +106,9 @@ def check_seen(cell: Cell, params: Params, layout: Layout) -> None:
 
 @cache
 def _are_seen(cell: Cell, tree: Any, shapes: Any, units: Any) -> bool:
-    draws = np.random.default_rng(0)
-
-    def normal(shape: Any) -> Any:
-        scale = (shape[0] if shape else 1) ** -0.5
-        return jnp.asarray(scale * draws.standard_normal(shape), jnp.float32)
-
     with jax.ensure_compile_time_eval():  # also while another program is traced
-        params = tree.unflatten([normal(shape) for shape in shapes])
-        state = jax.tree.map(lambda s: normal(s.shape), cell.initial_state(params, ()))
-        size = input_size(cell, params)
-        layout = Layout(units, structure.entries(cell, params, units, size))
+        params, state, x = random_arguments(cell, tree, shapes)
+        layout = Layout(units, structure.entries(cell, params, units, x.size))
 
         @jax.jit
         def difference(params: Params, state: Any, x: Any) -> Array:
@@ -125,7 +117,7 @@ def _are_seen(cell: Cell, tree: Any, shapes: Any, units: Any) -> bool:
             own = influence.own_blocks(local, layout)
             return jnp.abs(without - own).max() / jnp.abs(own).max()
 
-        return bool(difference(params, state, normal((size,))) < TOLERANCE)
+        return bool(difference(params, state, x) < TOLERANCE)
 
 
 TOLERANCE = 1e-3
