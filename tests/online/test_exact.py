@@ -65,11 +65,12 @@ def test_rtrl_equals_bptt(cell):
 
 @each({name: cell for name, cell in FIELD.items() if name in SEPARATE})
 def test_local_rules_are_exact_where_the_units_are_separate(cell):
-    """And equal to RTRL in every bit: nothing is left out."""
+    """And equal to RTRL but for the last bits: nothing is left out."""
     case = random_given(cell)
     expected = forwards(RTRL, cell, case)
     for rule in (SNAP, online.rflo(), online.eprop()):
-        chex.assert_trees_all_equal(forwards(rule, cell, case), expected)
+        got = forwards(rule, cell, case)
+        chex.assert_trees_all_close(got, expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
