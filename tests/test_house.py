@@ -232,6 +232,7 @@ FLOORS_OF_BENCHMARKS = {
     "benchmarks.batched": 5,
     "benchmarks.end_to_end": 5,
     "benchmarks.latency": 5,
+    "benchmarks.online": 5,
     "benchmarks.parallel_adjoint": 5,
     "benchmarks.profile.operations": 5,
     "benchmarks.profile.products": 5,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
@@ -171,6 +172,27 @@ def input_size(cell: Cell, params: Params) -> int:
         "`params` must show the input size, but the cell's `drive` takes no vector as "
         "long as a side of one of its parameters. Call the input weights w_ih [I, G]."
     )
+
+
+def random_arguments(cell: Cell, tree: Any, shapes: Any) -> tuple[Params, State, Array]:
+    """Returns parameters, a state `[H]` and an input `[I]` of random numbers.
+
+    They show what a cell does whatever its numbers are.
+
+    Args:
+      cell: a `Cell`.
+      tree: the structure of its parameters.
+      shapes: the shape of each of them.
+    """
+    draws = np.random.default_rng(0)
+
+    def normal(shape: Any) -> Array:
+        scale = (shape[0] if shape else 1) ** -0.5
+        return jnp.asarray(scale * draws.standard_normal(shape), jnp.float32)
+
+    params = tree.unflatten([normal(shape) for shape in shapes])
+    state = jax.tree.map(lambda s: normal(s.shape), cell.initial_state(params, ()))
+    return params, state, normal((input_size(cell, params),))
 
 
 def for_sequences(

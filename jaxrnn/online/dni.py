@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
+from jaxrnn.arguments import describe
 from jaxrnn.cells.base import FUNCTIONS, Cell, Lin, Params, Residuals, Shape, State
 from jaxrnn.methods import methods_of
 from jaxrnn.online.base import (
@@ -39,6 +40,7 @@ from jaxrnn.online.base import (
 )
 from jaxrnn.ops.ids import are_ids, one_hot
 from jaxrnn.ops.products import accumulation_dtype
+from jaxrnn.ops.selection import keep
 
 
 class SynthesizerParams(NamedTuple):
@@ -48,6 +50,11 @@ class SynthesizerParams(NamedTuple):
     a: Array
     b: Array
 
+    @property
+    def w_ih(self) -> Array:
+        """The cell's input weights, `[I, G]`, whose rows ids select."""
+        return self.cell.w_ih
+
 
 def synthesizing(cell: Cell) -> Cell:
     """Returns the same cell with a synthesizer among its parameters, for `dni`.
@@ -55,7 +62,15 @@ def synthesizing(cell: Cell) -> Cell:
     Its parameters are `SynthesizerParams`, A and b zero at first, and its states those
     of the cell. The forward pass does not read A and b, and their gradient by
     backpropagation is zero.
+
+    Raises:
+      TypeError: if `cell` is no Cell.
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            "`cell` must be a jaxrnn.Cell, such as jaxrnn.lstm, but got "
+            f"{describe(cell)}."
+        )
     return Cell._make((*methods_of(_Synthesizing(cell), FUNCTIONS), None))
 
 
@@ -122,13 +137,16 @@ class Synthesis(NamedTuple):
     """s[t-1], leaves `[H]`."""
     after: State
     """s[t]."""
+    is_taken: Bool[Array, ""]
+    """False before the first step, where nothing is to be predicted."""
 
 
 def dni() -> Estimator:
     """Returns synthetic gradients, (1) and (2), for a cell with a synthesizer.
 
     The trace is the present step: the input `[*B, I]` and the states before and after
-    it, `[*B, H]`. `init` raises `TypeError` if the cell has no synthesizer.
+    it, `[*B, H]`, and at first none. `init` raises `TypeError` if the cell has no
+    synthesizer.
 
     Source: Jaderberg et al. (2017), "Decoupled neural interfaces using synthetic
     gradients", ICML; (2) as in Marschall, Cho & Savin (2020), JMLR 21.
@@ -143,7 +161,7 @@ def _init(cell: Cell, params: Params, state: State) -> Synthesis:
             f"{type(params).__name__}. Make one: jaxrnn.online.synthesizing(cell)."
         )
     x = jnp.zeros(input_size(cell, params), params.b.dtype)
-    return Synthesis(cell, x, state, state)
+    return Synthesis(cell, x, state, state, jnp.array(False))
 
 
 def _update(
@@ -152,7 +170,7 @@ def _update(
     after, _ = trace.cell.step(params, state, trace.cell.drive(params, x))
     if are_ids(x):
         x = one_hot(x, trace.x.size, trace.x.dtype)
-    return after, trace._replace(x=x, before=state, after=after)
+    return after, Synthesis(trace.cell, x, state, after, jnp.array(True))
 
 
 def _gradient(
@@ -161,8 +179,8 @@ def _gradient(
     _, local = step(trace.cell, params, trace.before, trace.x)
     a, b = wide((params.a, params.b))
     before, after = vector(trace.before), vector(trace.after)
-    adjoint = vector(g) + after @ a + b
-    error = before @ a + b - local.back(adjoint)  # (2)
+    adjoint = keep(trace.is_taken, vector(g) + after @ a + b)
+    error = keep(trace.is_taken, before @ a + b - local.back(adjoint))  # (2)
     dcell = local.pull(adjoint).cell  # (1)
     return SynthesizerParams(dcell, jnp.outer(before, error), error)
 

@@ -7,6 +7,7 @@ on T, and a stream may be cut into calls anywhere.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -116,6 +117,7 @@ def online_value_and_grad(
     ) -> tuple[tuple[Array, Carry], Any]:
         (theta, rest), carry, batch = _admit(params, carry, batch)
         cell = carry.cell
+        _check_trace(estimator, theta, carry)
         fresh = None
         if batch.mask is not None or batch.reset is not None:
             anew = _reset_state(cell, theta, carry.state, reset_state)
@@ -133,9 +135,7 @@ def online_value_and_grad(
 
             # Its loss, and the gradient by what is the cell's and by the rest.
             def loss_of(rest: Any, h: Array) -> Array:
-                loss = loss_fn(rest, keep(now.mask, h), now.targets)
-                checks.scalar("loss_fn", loss, "of one step")
-                return loss
+                return loss_fn(rest, keep(now.mask, h), now.targets)
 
             by_both = jax.value_and_grad(loss_of, (0, 1))
             added, (drest, dh) = by_both(rest, _top(state).h)
@@ -144,8 +144,12 @@ def online_value_and_grad(
             grads = jax.tree.map(jnp.add, grads, (dtheta, drest))
             return ((state, trace, key), loss + added, grads), None
 
-        first = jax.tree.map(lambda a: a[0], batch.targets)
-        kind = jax.eval_shape(loss_fn, rest, _top(carry.state).h, first)
+        # One step's targets, of which only the shapes are read.
+        target = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch.targets
+        )
+        kind = jax.eval_shape(loss_fn, rest, _top(carry.state).h, target)
+        checks.scalar("loss_fn", kind, "of one step")
         zero = jnp.zeros((), accumulation_dtype(kind.dtype))
         sums = zero, zeros_for_sums((theta, rest))
         carried = (carry.state, carry.trace, carry.key), *sums
@@ -242,6 +246,21 @@ def _admit(params: Any, carry: Any, batch: Any) -> tuple[Any, Carry, Batch]:
     batch = Batch(xs, jax.tree.map(jnp.asarray, batch.targets), mask, reset)
     checks.common_length("batch", batch)
     return jax.tree.map(jnp.asarray, params), carry, batch
+
+
+def _check_trace(estimator: Estimator, theta: Any, carry: Carry) -> None:
+    """Raises unless the trace is as the estimator makes it."""
+
+    def kinds(tree: Any) -> Any:
+        return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+    fresh = partial(estimator.init, carry.cell)
+    if kinds(carry.trace) != kinds(jax.eval_shape(fresh, theta, carry.state)):
+        raise ValueError(
+            "`carry` must be of this estimator and of these parameters, but has the "
+            f"trace of others, {arguments.describe(carry.trace)}. Make it with them: "
+            "jaxrnn.online.online_start(estimator, cell, params, state)."
+        )
 
 
 def _reset_state(cell: Any, params: Any, state: Any, given: Any) -> Any:

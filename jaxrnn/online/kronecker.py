@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrnn import structure
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.online import influence
-from jaxrnn.online.base import Local, input_size, step, vector, wide
+from jaxrnn.online.base import Local, random_arguments, step, vector, wide
 from jaxrnn.ops.ids import are_ids, one_hot
 
 
@@ -71,44 +70,33 @@ def factors(cell: Cell, params: Params) -> list[Factor | None]:
 @cache
 def _factors(cell: Cell, tree: Any, shapes: Any) -> list[Factor | None] | None:
     """Returns the factors, or None if (1) does not hold at random numbers."""
-    draws = np.random.default_rng(0)
-
-    def normal(shape: Any) -> Any:
-        return jnp.asarray(draws.standard_normal(shape), jnp.float32)
-
     with jax.ensure_compile_time_eval():  # also while another program is traced
-        params = tree.unflatten([normal(shape) for shape in shapes])
-        state = jax.tree.map(lambda s: normal(s.shape), cell.initial_state(params, ()))
-        size = input_size(cell, params)
-        entries = structure.entries(
-            cell, params, influence.dense(cell, params).units, size
-        )
-        pairs = zip(
-            *map(jax.tree.leaves, (entries.places, entries.inputs)), strict=True
-        )
-        found = [
-            _factor(*pair) if len(shape) == 2 else None
-            for pair, shape in zip(pairs, shapes, strict=True)
-        ]
-        if any(
-            f is None for f, shape in zip(found, shapes, strict=True) if len(shape) == 2
-        ):
-            return None
+        params, state, x = random_arguments(cell, tree, shapes)
+        units = influence.dense(cell, params).units
+        entries = structure.entries(cell, params, units, x.size)
 
+        # What each matrix multiplies, as far as it is seen.
+        found = []
+        trees = entries.places, entries.inputs
+        for shape, *read in zip(shapes, *map(jax.tree.leaves, trees), strict=True):
+            factor = _factor(*read) if len(shape) == 2 else None
+            if factor is None and len(shape) == 2:
+                return None
+            found.append(factor)
+
+        # Whether nothing else is multiplied.
         @jax.jit
         def difference(params: Params, state: Any, x: Any) -> Array:
             local = step(cell, params, state, x)[1]
             whole = jax.tree.leaves(local.direct())
-            parts = direct(local, found)
             errors = [
                 jnp.abs(jnp.einsum("r,dc->drc", *part) - m).max() / jnp.abs(m).max()
-                for part, m in zip(parts, whole, strict=True)
+                for part, m in zip(direct(local, found), whole, strict=True)
                 if isinstance(part, Product)
             ]
             return jnp.stack(errors).max()
 
-        fits = bool(difference(params, state, normal((size,))) < TOLERANCE)
-        return found if fits else None
+        return found if difference(params, state, x) < TOLERANCE else None
 
 
 TOLERANCE = 1e-3

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from jaxrnn import structure
 from jaxrnn.cells.base import Cell, Params
 from jaxrnn.online import influence
-from jaxrnn.online.base import Local, input_size, step, wide
+from jaxrnn.online.base import Local, random_arguments, step, wide
 from jaxrnn.online.influence import Layout
 from jaxrnn.ops.products import transposed
 
@@ -75,7 +75,7 @@ def are_seen(cell: Cell, params: Params, layout: Layout) -> bool:
     """Returns whether the lateral weights of a cell are known, all of them.
 
     They are not if the cell takes them, or the state that they multiply, from what
-    `linearize` returned, as a cell does that `cell_from_step` made. The blocks without
+    `linearize` returned, as one that `cell_from_step` made may do. The blocks without
     them are compared with those of the whole J, at random numbers.
 
     Args:
@@ -88,19 +88,27 @@ def are_seen(cell: Cell, params: Params, layout: Layout) -> bool:
     return _are_seen(cell, tree, shapes, layout.units)
 
 
+def check_seen(cell: Cell, params: Params, layout: Layout) -> None:
+    """Raises TypeError unless a cell has separate units, or its weights are seen.
+
+    Args:
+      cell: a `Cell`. Static.
+      params: the cell's parameters, `[...]`, of which only the shapes are read.
+      layout: the units of the state.
+    """
+    if not influence.is_separate(cell, params) and not are_seen(cell, params, layout):
+        raise TypeError(
+            "`cell` must show which weights join its units, but with "
+            f"{type(params).__name__} its `state_vjp` takes them from `linearize`. Use "
+            "jaxrnn.online.rtrl() or snap(1)."
+        )
+
+
 @cache
 def _are_seen(cell: Cell, tree: Any, shapes: Any, units: Any) -> bool:
-    draws = np.random.default_rng(0)
-
-    def normal(shape: Any) -> Any:
-        scale = (shape[0] if shape else 1) ** -0.5
-        return jnp.asarray(scale * draws.standard_normal(shape), jnp.float32)
-
     with jax.ensure_compile_time_eval():  # also while another program is traced
-        params = tree.unflatten([normal(shape) for shape in shapes])
-        state = jax.tree.map(lambda s: normal(s.shape), cell.initial_state(params, ()))
-        size = input_size(cell, params)
-        layout = Layout(units, structure.entries(cell, params, units, size))
+        params, state, x = random_arguments(cell, tree, shapes)
+        layout = Layout(units, structure.entries(cell, params, units, x.size))
 
         @jax.jit
         def difference(params: Params, state: Any, x: Any) -> Array:
@@ -109,7 +117,7 @@ def _are_seen(cell: Cell, tree: Any, shapes: Any, units: Any) -> bool:
             own = influence.own_blocks(local, layout)
             return jnp.abs(without - own).max() / jnp.abs(own).max()
 
-        return bool(difference(params, state, normal((size,))) < TOLERANCE)
+        return bool(difference(params, state, x) < TOLERANCE)
 
 
 TOLERANCE = 1e-3

@@ -22,7 +22,7 @@ from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.online import influence
 from jaxrnn.online.base import Estimator, for_sequences, step
 from jaxrnn.online.influence import Influence
-from jaxrnn.online.lateral import are_seen, blocks_without, synapses
+from jaxrnn.online.lateral import blocks_without, check_seen, synapses
 
 
 def rflo() -> Estimator:
@@ -30,7 +30,7 @@ def rflo() -> Estimator:
 
     The trace is the influence of each parameter on its own unit, `[*B, k, ...]`. `init`
     raises `TypeError` if a parameter of the cell acts on several units within a step,
-    or the cell does not show its recurrent weights (`cell_from_step`).
+    or the cell does not show its recurrent weights (`lateral.are_seen`).
 
     Source: Murray (2019), "Local online learning in recurrent networks with random
     feedback", eLife 8, equations 3 to 5.
@@ -41,11 +41,7 @@ def rflo() -> Estimator:
 def init_own(cell: Cell, params: Params, state: State) -> Influence:
     """Returns P[0] of one sequence, leaves `[k, ...]`."""
     layout = influence.by_index(cell, params)
-    if not influence.is_separate(cell, params) and not are_seen(cell, params, layout):
-        raise TypeError(
-            "`cell` must show which weights join its units, which does not hold for "
-            "one that `cell_from_step` made. Use jaxrnn.online.rtrl() or snap(1)."
-        )
+    check_seen(cell, params, layout)
     return influence.zero(cell, params, layout)
 
 

@@ -10,8 +10,9 @@ exactly. For a state of D numbers it takes O(D² |θ|) per step, of the order of
 dense cell of H units, and O(D |θ|) memory, of the order of H³.
 
 If the units of the state do not depend on one another, and each parameter acts on one
-of them, most of P is zero. Then it takes O(|θ|) per step and O(|θ|) memory, as of
-IndRNN, LRU, minGRU and minLSTM. Which it is follows from the cell (`influence.found`).
+of them, most of P is zero. Then it takes O(|θ|) per step and O(|θ|) memory: IndRNN,
+LRU, minGRU and minLSTM are such cells. The program of a cell shows which kind it is
+(`influence.found`).
 """
 
 from typing import Any

@@ -27,7 +27,13 @@ from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.online import influence
 from jaxrnn.online.base import Estimator, for_sequences, step
 from jaxrnn.online.influence import Influence, Layout
-from jaxrnn.online.lateral import are_seen, blocks_without, lateral, unit_of_place
+from jaxrnn.online.lateral import (
+    are_seen,
+    blocks_without,
+    check_seen,
+    lateral,
+    unit_of_place,
+)
 
 
 def snap(n: int = 1) -> Estimator:
@@ -44,7 +50,7 @@ def snap(n: int = 1) -> Estimator:
       TypeError, ValueError: if `n` is not an integer ≥ 1. `init` raises `TypeError` if
         a parameter of the cell acts on several units within a step, as those of a layer
         norm do, and for n ≥ 2 if the cell does not show its recurrent weights
-        (`cell_from_step`).
+        (`lateral.are_seen`).
 
     Source: Menick et al. (2021), "Practical real time recurrent learning with a sparse
     approximation", ICLR.
@@ -93,11 +99,7 @@ class Sparse(NamedTuple):
 
 def _init_sparse(cell: Cell, params: Params, n: int) -> Sparse:
     layout = influence.by_index(cell, params)
-    if not influence.is_separate(cell, params) and not are_seen(cell, params, layout):
-        raise TypeError(
-            "`cell` must show which weights join its units, which does not hold for "
-            "one that `cell_from_step` made. Use jaxrnn.online.rtrl() or snap(1)."
-        )
+    check_seen(cell, params, layout)
     joined = _joined(params, layout)
     reached = jnp.eye(len(layout.units), dtype=bool)
     for _ in range(n - 1):

@@ -49,9 +49,11 @@ def stacked(*rules: Estimator) -> Estimator:
       *rules: a rule for each layer.
 
     Raises:
-      TypeError: if one is no estimator. `init` raises `ValueError` unless there are as
-        many cells, parameters and states as rules.
+      TypeError, ValueError: if one is no estimator, or there is none. `init` raises
+        `ValueError` unless there are as many cells, parameters and states as rules.
     """
+    if not rules:
+        raise ValueError("`rules` must be at least one estimator, but got none.")
     for rule in rules:
         if not isinstance(rule, Estimator):
             raise TypeError(
