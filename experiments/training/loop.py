@@ -63,6 +63,7 @@ def train(
     trainer, saver = Trainer(config, task, first), Saver(run, config, task, say)
     due, steps, results = evaluations(config), config.optimizer.steps, {}
     progress, spent, lines, evaluated, late = first, 0.0, len(run.lines), -1, ""
+    stop, pause = "", False
     bar = _bar(console, task)
     try:
         with interrupts() as interrupted, bar:
@@ -79,18 +80,23 @@ def train(
                 if progress.step == steps:
                     late = interrupted()
                     break
-                if signal := interrupted():
+                stop = stop or interrupted()
+                pause = pause or saver.is_due(progress.step)
+                if stop and not trainer.is_ahead:
                     saver.save(progress, run.lines[:lines])
                     raise Stopped(
-                        f"stopped by {signal} after step {progress.step} of {steps}. "
+                        f"stopped by {stop} after step {progress.step} of {steps}. "
                         f"The checkpoint of step {saver.saved} is in {run.folder}. Go "
                         "on from it with --resume auto."
                     )
-                if saver.is_due(progress.step):
+                if pause and not trainer.is_ahead:
                     saver.save(progress, run.lines[:lines])
-                # Take a step, which counts unless it is not finite.
+                    pause = False
+                # Take a step, which counts unless it is not finite. The next one may
+                # begin if nothing comes between them.
                 began = time.monotonic()
-                progress, measured = trainer.advance(progress)
+                ahead = not (stop or pause or progress.step + 1 in due)
+                progress, measured = trainer.advance(progress, ahead)
                 if not measured.finite:
                     what = ", ".join(trainer.not_finite(progress)) or "the update"
                     words = f"step {progress.step + 1}: {what} is not finite"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.config.schema import Experiment
 from experiments.tasks.base import Task
@@ -54,15 +55,40 @@ def start(config: Experiment, task: Task) -> Progress:
     return Progress(0, 0, 0, learner, None, math.nan)
 
 
-class Trainer:
-    """Takes steps. While one runs, a thread makes the next batch and places it."""
+class Flight(NamedTuple):
+    """A step that the devices may still be computing."""
 
-    def __init__(self, config: Experiment, task: Task, first: Progress) -> None:
+    learner: train.Learner
+    state: Any
+    metrics: train.Metrics
+
+
+class Trainer:
+    """Takes steps. While one runs, a thread makes the next batch and places it.
+
+    On GPU and TPU the next step begins before the metrics of this one are read, so that
+    the devices never wait for the host. It changes nothing if this one was not finite.
+    On CPU reading costs nothing: the step's devices are the host's.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        task: Task,
+        first: Progress,
+        overlaps: bool | None = None,
+    ) -> None:
+        """Compiles nothing yet. `overlaps` overrules what the devices decide."""
         self._task = task
         self._value_and_grad = task.value_and_grad
+        on_cpu = jax.default_backend() == "cpu"
+        self._overlaps = not on_cpu if overlaps is None else overlaps
         optimizer = make_optimizer(config.optimizer)
         self._over = processes.over(first.learner.params)
-        self._step = train.make_step(self._value_and_grad, optimizer, self._over)
+        following = _following(self._value_and_grad)
+        value_and_grad = following if self._overlaps else self._value_and_grad
+        self._step = train.make_step(value_and_grad, optimizer, self._over)
+        self._flight: Flight | None = None
         self._worker = ThreadPoolExecutor(1, "batches")
         self._ahead: dict[int, Future[tuple[Any, Any]]] = {}
         self.seconds = 0.0
@@ -72,29 +98,55 @@ class Trainer:
         """Ends the thread, after the batch that it is making."""
         self._worker.shutdown(cancel_futures=True)
 
-    def advance(self, progress: Progress) -> tuple[Progress, Measured]:
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next step has begun, and has taken the progress's buffers."""
+        return self._flight is not None
+
+    def advance(
+        self, progress: Progress, ahead: bool = False
+    ) -> tuple[Progress, Measured]:
         """Takes one step of training, which takes the progress's buffers.
 
         One whose loss, gradient or update is not finite leaves all unchanged, and does
-        not count.
+        not count. With `ahead` the next step may begin too. The progress that is
+        returned then has no parameters (`is_ahead`), and is good for the next call.
         """
-        number = progress.batch
-        made = self._ahead.pop(number, None)
-        fresh, batch = made.result() if made else self._placed(number)
-        self._ahead = {number + 1: self._worker.submit(self._placed, number + 1)}
-        state = progress.state if fresh is None else fresh
-        began = time.monotonic()
-        learner, state, metrics = self._step(progress.learner, state, batch)
-        # Reading the loss waits for the step, so that no two are ever in flight.
-        measured = Measured(*map(float, metrics))
+        number, began = progress.batch, time.monotonic()
+        # The step, unless it began in the call before; and the next one.
+        flight = self._flight or self._begin(number, progress.learner, progress.state)
+        following = None
+        if ahead and self._overlaps and self._ahead[number + 1].exception() is None:
+            following = self._begin(number + 1, *flight)
+        # Reading the metrics waits for the step.
+        measured = Measured(*map(float, flight.metrics))
         self.seconds += time.monotonic() - began
+        self._flight = following if measured.finite else None
+        learner = flight.learner
+        if following and not measured.finite:
+            learner = following.learner  # unchanged by either step
         return progress._replace(
             step=progress.step + measured.finite,
             batch=number + measured.finite,
             learner=learner,
-            state=state,
+            state=flight.state,
             average=_averaged(progress, measured),
         ), measured
+
+    def _begin(
+        self,
+        number: int,
+        learner: train.Learner,
+        state: Any,
+        before: train.Metrics | None = None,
+    ) -> Flight:
+        """Begins the step with batch `number`, after one with the metrics `before`."""
+        made = self._ahead.pop(number, None)
+        fresh, batch = made.result() if made else self._placed(number)
+        self._ahead = {number + 1: self._worker.submit(self._placed, number + 1)}
+        if self._overlaps:
+            batch = batch, FINITE if before is None else before
+        return Flight(*self._step(learner, state if fresh is None else fresh, batch))
 
     def not_finite(self, progress: Progress) -> list[str]:
         """Returns what is not finite in the next step: the loss, or leaves by name."""
@@ -112,6 +164,26 @@ class Trainer:
     def _placed(self, number: int) -> tuple[Any, Any]:
         fresh, batch = self._task.batch(number)
         return fresh, devices.split((None, None, batch), self._over)[2]
+
+
+ZERO: Any = np.float32(0)
+FINITE = train.Metrics(ZERO, ZERO, ZERO)
+"""In place of the metrics of a step, where there was none before."""
+
+
+def _following(value_and_grad: Any) -> Any:
+    """Returns the function for `(batch, metrics)` of the step before.
+
+    The loss is NaN if that was not finite, so that the step changes nothing.
+    """
+
+    def following(params: Any, state: Any, given: Any) -> Any:
+        batch, before = given
+        (loss, state), grads = value_and_grad(params, state, batch)
+        finite = jnp.isfinite(jnp.stack(before)).all()
+        return (jnp.where(finite, loss, jnp.nan), state), grads
+
+    return following
 
 
 def _averaged(progress: Progress, measured: Measured) -> float:

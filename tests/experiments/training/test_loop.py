@@ -290,3 +290,74 @@ def test_a_signal_in_the_last_evaluation_comes_too_late_and_is_told(tmp_path):
 )
 def test_when_to_evaluate(steps, evaluations, expected):
     assert saving.evaluations(experiment(steps, evaluations)) == expected
+
+
+def carried(params, state, x):
+    """A loss by the parameters and by a state that is carried along."""
+    state = state + x * params["w"]
+    return jnp.sum(state**2) * 1e-2, state
+
+
+def streamed(number):
+    """Batches of which the fifth is bad, and the state begins anew at every fourth."""
+    x = np.float32("nan") if number == 5 else np.float32(1 + number % 3)
+    return (jnp.zeros(2) if number % 4 == 0 else None), x
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback", "stop"])
+def test_a_step_that_begins_before_the_last_one_is_read(tmp_path, monkeypatch, policy):
+    """As on a GPU: parameters and metrics are the same to the bit."""
+    trainer, left = progress.Trainer, []
+    config = experiment(9, evaluations=3, on_nonfinite=policy)
+    for overlaps in (False, True):
+        ahead = []
+
+        def made(*arguments, overlaps=overlaps, ahead=ahead):
+            found = trainer(*arguments, overlaps=overlaps)
+            advance = found.advance
+
+            def watched(*given):
+                result = advance(*given)
+                ahead.append(found.is_ahead)
+                return result
+
+            found.advance = watched
+            return found
+
+        monkeypatch.setattr(loop, "Trainer", made)
+        root = tmp_path / str(overlaps)
+        try:
+            run, *_ = train(root, config, toy(carried, streamed))
+        except loop.NotFiniteError as error:
+            run = error.run
+        files = {p.name: p.read_bytes() for p in run.folder.rglob("*.safetensors")}
+        left.append((files, run.lines, checkpoint.steps(run.folder)))
+        assert any(ahead) == overlaps and not all(ahead)
+    assert left[0] == left[1]
+
+
+def test_a_signal_waits_for_the_step_that_has_begun(tmp_path, monkeypatch):
+    trainer = progress.Trainer
+
+    def made(*arguments):
+        return trainer(*arguments, overlaps=True)
+
+    def batch(number):
+        if number == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return streamed(number)
+
+    monkeypatch.setattr(loop, "Trainer", made)
+    config = experiment(9, evaluations=1, on_nonfinite="skip")
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "stopped", config, toy(carried, batch))
+    (folder_,) = (tmp_path / "stopped").iterdir()
+    step = checkpoint.last_step(folder_)
+    assert 0 < step < 9 and f"after step {step} of 9" in str(stopped.value)
+    whole, params, _ = train(tmp_path / "whole", config, toy(carried, streamed))
+    run = folder.Run(folder_, config)
+    first = saving.restore(run, config, toy(carried, streamed))
+    ended = loop.train(config, toy(carried, streamed), run, Console(quiet=True), first)
+    run.close()
+    np.testing.assert_array_equal(ended.params["w"], params["w"])
+    assert run.lines == whole.lines
