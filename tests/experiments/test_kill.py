@@ -5,6 +5,7 @@ up, in the middle of its third checkpoint. The next one goes on and ends as one 
 never killed.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.runs import checkpoint
 ROOT = Path(__file__).parents[2]
 
 CHILD = """
-import os, shutil, sys
+import os, shutil, signal, sys
 from pathlib import Path
 import jax.numpy as jnp
 import jaxrnn
@@ -27,7 +28,11 @@ from experiments.runs.folder import Run, unfinished
 from experiments.tasks.base import Task
 from experiments.training import loop, progress, saving
 
-root, place = Path(sys.argv[1]), sys.argv[2]
+root, place, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+def die():
+    os.kill(os.getpid(), number)
+    signal.pause()
 
 def killed_in(owner, name, before):
     whole = getattr(owner, name)
@@ -38,10 +43,10 @@ def killed_in(owner, name, before):
         mine = bool(of_step) and (name != "replace" or of_step[0].endswith(".2.part"))
         mine |= name == "rmtree" and not str(arguments[0]).endswith((".part", ".old"))
         if mine and before:
-            os._exit(9)
+            die()
         result = whole(*arguments, **options)
         if mine:
-            os._exit(9)
+            die()
         return result
 
     setattr(owner, name, patched)
@@ -92,9 +97,9 @@ PLACES = [
 ]
 
 
-def child(root, place=""):
+def child(root, place="", number=signal.SIGKILL):
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(root), place],
+        [sys.executable, "-c", CHILD, str(root), place, str(int(number))],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -114,15 +119,20 @@ def never_killed(tmp_path_factory):
     return left(root)
 
 
+# Nothing handles SIGUSR1.
+FAST = ("before the rename", signal.SIGKILL)
+CASES = [*((place, signal.SIGKILL) for place in PLACES), (FAST[0], signal.SIGUSR1)]
+
+
 @pytest.mark.parametrize(
-    "place",
+    ("place", "number"),
     [
-        pytest.param(p, marks=() if p == "before the rename" else pytest.mark.slow)
-        for p in PLACES
+        pytest.param(*case, marks=() if case == FAST else pytest.mark.slow)
+        for case in CASES
     ],
 )
-def test_killed_in_a_save(tmp_path, never_killed, place):
-    assert child(tmp_path, place).returncode == 9
+def test_killed_in_a_save(tmp_path, never_killed, place, number):
+    assert child(tmp_path, place, number).returncode == -number
     (folder,) = tmp_path.iterdir()
     assert not (folder / "results.json").exists()
     assert checkpoint.steps(folder), "an earlier checkpoint is whole"

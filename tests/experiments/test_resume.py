@@ -103,6 +103,7 @@ def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(
     assert run.main([*command, "--resume", str(folder)]) == 0
     assert "checkpoints/3 is damaged" in capsys.readouterr().err
     assert left(folder) == never_stopped["language"]
+    assert not [*(folder / "checkpoints").glob(".*")]
 
 
 @pytest.mark.parametrize(

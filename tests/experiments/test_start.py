@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.runs import checkpoint
+from experiments.training import memory
 
 ROOT = Path(__file__).parents[2]
 RECALL = str(ROOT / "configs" / "recall" / "gru.toml")
@@ -64,6 +65,7 @@ def test_a_package_that_is_missing(tmp_path, package):
     code, out, err = finish(process)
     assert (code, out) == (1, "")
     assert err.startswith(f"error: the package `{package}` is missing")
+    assert "pip install -e '.[experiments]'" in err
     assert err.count("\n") == 1
 
 
@@ -76,16 +78,20 @@ def test_a_platform_without_a_device(tmp_path):
 
 
 def test_a_run_without_streams_in_a_folder_of_any_name(tmp_path):
-    """They are closed: no file of the run gets their numbers. It ends at once."""
+    """They are closed: nothing opens in their place, where libraries print."""
     folder = tmp_path / "v[2] \\ $x$"
     folder.mkdir()
 
     process = start(folder, RECALL, *SMALL, before="os.closerange(0, 3)")
-    results = []
+    results, streams = [], set()
     while process.poll() is None and not results:
         time.sleep(0.05)
         results = [*folder.glob("runs/*/curves.png")]
+        if not streams and [*folder.glob("runs/*/metrics.jsonl")]:
+            links = (f"/proc/{process.pid}/fd/{number}" for number in range(3))
+            streams = {os.readlink(link) for link in links}
     assert process.wait(timeout=5) == 0
+    assert streams == {os.devnull}
     (run,) = (folder / "runs").iterdir()
     assert (run / "results.json").exists()
 
@@ -125,6 +131,17 @@ def test_a_limit_on_files(tmp_path):
     code, _, err = finish(process)
     assert code == 1 and "could not be saved: File too large. It was try 3 of 3" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_limit_on_memory(tmp_path):
+    """As `ulimit -v`: JAX starts, and 4 KiB are left."""
+    size = memory.ADDRESSES + 4096
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({size}, {size}))"
+    code, out, err = finish(start(tmp_path, RECALL, *SMALL, before=limit, **PIPES))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: training needs at least") and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

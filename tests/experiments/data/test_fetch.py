@@ -163,7 +163,7 @@ def test_many_may_fetch_at_once(served, cache):
     assert [path.name for path in cache.iterdir()] == ["p-1.npz"]
 
 
-def test_what_pip_says_is_shown(pip_fails):
+def test_what_pip_says_is_shown(pip_fails, cache):
     pip_fails(UNREACHABLE)
     with pytest.raises(
         FetchError, match=r"(?s)could not download aeon==1.6.0.*No matching"
@@ -172,6 +172,7 @@ def test_what_pip_says_is_shown(pip_fails):
     pip_fails("")
     with pytest.raises(FetchError, match="exit status 1"):
         data.load_vowels()
+    assert not [*cache.iterdir()]
 
 
 def test_a_registry_that_never_answers_and_folders_of_killed_downloads(
