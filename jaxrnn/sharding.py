@@ -79,7 +79,7 @@ def hidden_sharded(
     `init` draws the same numbers as the cell's, and `shard_params` splits parameters
     that exist. `unroll_autodiff`, and the cell's functions called by themselves, are
     right too, but leave the communication to the compiler. `unroll_parallel_adjoint`
-    refuses it.
+    refuses the cell.
 
     Args:
       cell: a cell whose units meet in one matrix alone, which the class of its
@@ -134,7 +134,7 @@ def shard_params(cell: Cell, params: Params) -> ShardedParams:
 def whole_params(params: ShardedParams) -> Any:
     """Returns the parameters of the cell itself, `w_hh [H, G]` and the others.
 
-    Save these, say: they fit any number of devices.
+    They fit any number of devices, so save these.
     """
     return _joined(params, axis=-1)
 
@@ -160,7 +160,7 @@ class Sharded(NamedTuple):
         hidden_size: int,
         dtype: DTypeLike = jnp.float32,
     ) -> ShardedParams:
-        """Draws the cell's parameters; sizes that do not fit are refused later."""
+        """Draws the cell's parameters. A size that does not fit is refused later."""
         blocks = _cut(self.cell.init(key, input_size, hidden_size, dtype))
         fits = _units_of(blocks) % self.mesh.shape[self.axis] == 0
         return self.placed(blocks) if fits else blocks
@@ -181,7 +181,7 @@ class Sharded(NamedTuple):
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kinds)
 
     def check_units(self, units: int) -> None:
-        """Raises `ValueError` unless each device gets as many units."""
+        """Raises `ValueError` unless all devices get equally many units."""
         count = self.mesh.shape[self.axis]
         if units % count:
             raise ValueError(
@@ -191,7 +191,7 @@ class Sharded(NamedTuple):
             )
 
     def check_batch(self, batch_shape: Shape) -> None:
-        """Raises `ValueError` unless each device gets as many sequences, of `(*B,)`."""
+        """Raises `ValueError` unless all devices get equally many sequences of *B."""
         if self.batch_axis is None:
             return
         count = self.mesh.shape[self.batch_axis]
@@ -214,10 +214,10 @@ class Sharded(NamedTuple):
         return jax.tree.map(place, params)
 
     def spec(self, axes: int, batch: int = -1, hidden: bool = True) -> P:
-        """Returns how an array of so many axes is split.
+        """Returns how an array of this many axes is split.
 
-        `batch` is its axis of sequences, -1 for none; `hidden` says whether the last
-        one is of units.
+        `batch` is the axis of its sequences, -1 for none; `hidden`: whether the last
+        axis is that of units.
         """
         names: list[str | None] = [None] * axes
         if batch >= 0:
@@ -335,7 +335,7 @@ class _Functions(NamedTuple):
         return own._replace(**{self._meet(params): matrix})
 
     def _call(self, name: str, *given: Any) -> Any:
-        """Calls a function of the cell; an error says that it cannot be split."""
+        """Calls a function of the cell; its errors become one about splitting."""
         function = getattr(self.cell, name)
         if self.axis is None:
             return function(*given)
@@ -343,9 +343,9 @@ class _Functions(NamedTuple):
             return function(*given)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the cell cannot be split by units, because its `{name}` needs more "
-                "than its own: each may meet others in jaxrnn.ops.matmul by the "
-                "declared matrix alone."
+                f"the cell cannot be split by units, because its `{name}` joins them "
+                "elsewhere too. They may meet only in jaxrnn.ops.matmul by the "
+                "declared matrix."
             ) from error
 
 
@@ -380,7 +380,7 @@ def _check_mesh(mesh: Given, axes: dict[str, Given]) -> None:
         )
 
 
-UNITS = 6  # of an example: even, as some cells want it, and no other size
+UNITS = 6  # of an example: even, as the LRU needs it, and unlike its other sizes
 
 
 @cache

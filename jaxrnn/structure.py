@@ -1,16 +1,16 @@
 """Which numbers of a cell's state depend on which, at the step before.
 
 J[t] = ∂s[t]/∂s[t-1] is `[D, D]` for a state of D numbers. In many cells most of it is
-zero at every step, whatever the parameters are: a unit of an IndRNN depends on itself
-alone, and a complex number of an LRU, two numbers of the state, on itself alone. Then D
-numbers fall into *units* that do not depend on one another, and J[t] into one block for
-each unit: k × k if a unit has k numbers.
+zero at every step, whatever the parameters are: in an IndRNN each number of the state
+depends on itself alone, and in an LRU each complex number, two numbers of the state.
+Then the D numbers fall into *units* that do not depend on one another, and J[t] into
+one block for each unit: k × k if a unit has k numbers.
 
 The units are found in the program of `Cell.state_vjp`, which is traced for the shapes
 of the arguments, and whose equations are followed from λ to Jᵀ λ (`ops.dependence`).
 Likewise `Cell.param_vjp` shows on which unit each number of the parameters acts within
-a step, and from which unit the state that it multiplies is. What is found to be
-separate is separate whatever the values are, and nothing is computed.
+a step, and which number of the state or of the input it multiplies. Nothing is
+computed, and units that are found to be separate are so for any values.
 """
 
 import math
@@ -32,23 +32,6 @@ Units = tuple[tuple[int, ...], ...]
 """n units, each a tuple of the k places of its numbers in the state, `[D]`."""
 
 
-def separate_units(
-    cell: Cell, params: Params, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
-) -> bool:
-    """Returns whether a unit of the state depends on the same unit of the state before.
-
-    And on no other, at any step and for any values: only shapes are read, so that the
-    arguments may be traced. False if all numbers of the state are one unit.
-
-    Args:
-      cell: a `Cell`. Static.
-      params: the cell's parameters.
-      xs: inputs with any leading axes, `[*N, I]`, or ids, `[*N]`.
-    """
-    found = units(cell, params, xs)
-    return len(found) > 1 or len(*found) == 1
-
-
 def units(
     cell: Cell, params: Params, xs: Float[Array, "*N I"] | Integer[Array, "*N"]
 ) -> Units:
@@ -56,8 +39,8 @@ def units(
 
     The places are those of the state's numbers in one vector `[D]`, its leaves one
     after the other (`jax.flatten_util.ravel_pytree`), and D = n k. The second unit of
-    an LRU with H = 6 is `(1, 4)`. Units of different sizes are not told apart: all
-    numbers are then one unit, as they are if each depends on each, n = 1 and k = D.
+    an LRU with H = 6 is `(1, 4)`. All numbers are one unit, n = 1 and k = D, if each
+    depends on each, or if the units differ in size.
 
     Args:
       cell: a `Cell`. Static.
@@ -70,7 +53,7 @@ def units(
 
 
 def _kind(a: Any, shape: Any = None) -> jax.ShapeDtypeStruct:
-    """Returns shape and dtype. Structure does not depend on which floats they are."""
+    """Returns shape and dtype, float32 for any floats: the structure is the same."""
     floating = jnp.issubdtype(a.dtype, jnp.floating)
     dtype = jnp.dtype(jnp.float32) if floating else a.dtype
     return jax.ShapeDtypeStruct(a.shape if shape is None else shape, dtype)
@@ -126,14 +109,14 @@ def _labeled(inputs: Any, labels: Any) -> dict[Any, Any]:
 
 
 NONE, SEVERAL = -1, -2
-"""In place of a number: there is none, or there are several."""
+"""In place of a number, where there is none, or where there are several."""
 
 
 class Entries(NamedTuple):
     """What each number of the parameters acts on within a step, and what it multiplies.
 
-    All are trees of integers `[...]` like the parameters, `NONE` or `SEVERAL` among
-    them, with size 1 for each axis along which nothing changes.
+    All are trees of integers `[...]` like the parameters, `NONE` and `SEVERAL` among
+    them. An axis along which nothing changes has size 1.
     """
 
     targets: Params
@@ -149,8 +132,8 @@ def entries(cell: Cell, params: Params, units: Units, input_size: int) -> Entrie
 
     In an LSTM with a state h, c of H numbers each, the units are (i, H + i). Column i
     of any gate of `w_hh [H, G]` acts on unit i, and row j multiplies number j of the
-    state, which belongs to unit j. It is seen only if `Cell.param_vjp` computes it from
-    its argument `states_prev`.
+    state, which belongs to unit j. The places are found only if `Cell.param_vjp` reads
+    the state from its argument `states_prev`.
 
     Args:
       cell: a `Cell`. Static.
@@ -169,7 +152,7 @@ def _entries(cell: Cell, units: Units, tree: Any, leaves: tuple[Any, ...]) -> En
     params, x = tree.unflatten(leaves)
     state = jax.eval_shape(lambda p: cell.initial_state(p, (1,)), params)
     x = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-    # Those first whose numbers get labels.
+    # The arguments whose numbers get labels come first.
     kinds, structure = jax.tree.flatten((state, state, x, params, state, x))
 
     def pull(*given: Any) -> list[Any]:

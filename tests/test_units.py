@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import jaxrnn
 from jaxrnn.cells.exposed import exposed
 from jaxrnn.layers import zoneout
-from jaxrnn.structure import separate_units, units
+from jaxrnn.structure import units
 from tests.cases import EVERY_CELL, FIELD, problem
 
 SEPARATE = {"indrnn", "lru", "min_gru", "min_lstm"}
@@ -154,11 +154,11 @@ def test_which_cells_have_separate_units():
     separate = {
         name
         for name, cell in (FIELD | {"lstm": jaxrnn.lstm, "gru": jaxrnn.gru}).items()
-        if separate_units(cell, cell.init(jax.random.key(0), 3, 6), jnp.zeros(3))
+        if len(units(cell, cell.init(jax.random.key(0), 3, 6), jnp.zeros(3))) > 1
     }
     assert separate == SEPARATE
     params = jaxrnn.elman.init(jax.random.key(0), 3, 1)
-    assert separate_units(jaxrnn.elman, params, jnp.zeros(3))  # of one number
+    assert units(jaxrnn.elman, params, jnp.zeros(3)) == ((0,),)
 
 
 def test_the_number_of_an_lru():

@@ -1,8 +1,8 @@
 """Learning forwards in time: gradients without a pass backwards.
 
 A rule carries a trace along with the state, and gives the gradient of each step's loss
-as soon as the step is taken (`base.py`): exactly (`rtrl`), or approximately at less
-cost. Each rule is a module, with its equations, its cost and its source.
+as soon as the step is taken (`base.py`): exactly (`rtrl`), or approximately at a
+lower cost. Each rule is a module, with its equations, its cost and its source.
 """
 
 from jaxrnn.online.base import Estimator

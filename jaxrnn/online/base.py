@@ -55,7 +55,7 @@ class Gradient(Protocol):
 
 
 class Estimator(NamedTuple):
-    """A rule that estimates the gradient while a sequence runs: three pure functions.
+    """A rule that estimates the gradient as a sequence runs: three pure functions.
 
     One value serves every cell, as an optimizer serves all parameters.
 
@@ -92,7 +92,7 @@ class Local(NamedTuple):
         return ravel_pytree(adjoint)[0]
 
     def forward(self, v: Float[Array, " D"]) -> Float[Array, " D"]:
-        """Returns J v: the linear transpose of `back`, and no second derivation."""
+        """Returns J v, as the linear transpose of `back`."""
         return jax.linear_transpose(self.back, v)(v)[0]
 
     def pull(self, v: Float[Array, " D"]) -> Params:
@@ -156,7 +156,7 @@ def input_size(cell: Cell, params: Params) -> int:
     """Returns I: the size of the vectors that the cell's `drive` takes, `[I]`.
 
     Raises:
-      TypeError: if no side of a parameter is one.
+      TypeError: if `drive` takes no vector as long as a side of a parameter.
     """
     if hasattr(params, "w_ih"):
         return params.w_ih.shape[0]
@@ -177,7 +177,7 @@ def input_size(cell: Cell, params: Params) -> int:
 def random_arguments(cell: Cell, tree: Any, shapes: Any) -> tuple[Params, State, Array]:
     """Returns parameters, a state `[H]` and an input `[I]` of random numbers.
 
-    They show what a cell does whatever its numbers are.
+    An identity of a cell that holds at them holds for any numbers, except by chance.
 
     Args:
       cell: a `Cell`.
@@ -205,9 +205,9 @@ def for_sequences(
 
     Args:
       init: as in `Estimator`, for a state `[H]`.
-      update: the same, and for `x [I]` or an id. Each sequence has a key of its own.
-      gradient: the same, for g `[H]`.
-      draws: the name of a rule that needs a key; "": it needs none.
+      update: as there, for `x [I]` or an id. Each sequence gets a key of its own.
+      gradient: as there, for g `[H]`.
+      draws: the name of the rule, if it needs a key; "" if it does not.
     """
 
     def init_batch(cell: Cell, params: Params, state: State) -> Trace:

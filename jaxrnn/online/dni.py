@@ -10,9 +10,9 @@ difference e[t] as the error, as in temporal-difference learning,
 
     e[t] = λ̂(s[t-1]) - J[t]ᵀ (g[t] + λ̂(s[t])),    dA = Σ s[t-1]ᵀ e[t],  db = Σ e[t] (2)
 
-O(|θ|) per step and O(D²) memory. The prediction is biased until it has learned, and
-then as good as a linear function of the state can be. Nothing shows it the end of an
-episode: after a reset the state before is the reset state.
+O(|θ|) per step and O(D²) memory. The prediction is biased until it has been learned,
+and then as good as a linear function of the state can be. It does not learn where an
+episode ends: at a reset, s[t-1] in (2) is the reset state, not the last state.
 
 The synthesizer's weights are parameters of the cell (`synthesizing`), so an optimizer
 moves them with the rest.
@@ -59,8 +59,8 @@ class SynthesizerParams(NamedTuple):
 def synthesizing(cell: Cell) -> Cell:
     """Returns the same cell with a synthesizer among its parameters, for `dni`.
 
-    Its parameters are `SynthesizerParams`, A and b zero at first, and its states those
-    of the cell. The forward pass does not read A and b, and their gradient by
+    Its parameters are `SynthesizerParams`, with A and b zero at first; its states are
+    those of the cell. The forward pass does not read A and b, so their gradient by
     backpropagation is zero.
 
     Raises:
@@ -138,15 +138,14 @@ class Synthesis(NamedTuple):
     after: State
     """s[t]."""
     is_taken: Bool[Array, ""]
-    """False before the first step, where nothing is to be predicted."""
+    """False before the first step, where there is nothing to predict."""
 
 
 def dni() -> Estimator:
     """Returns synthetic gradients, (1) and (2), for a cell with a synthesizer.
 
-    The trace is the present step: the input `[*B, I]` and the states before and after
-    it, `[*B, H]`, and at first none. `init` raises `TypeError` if the cell has no
-    synthesizer.
+    The trace is the present step: the input `[*B, I]`, and the states before and after
+    it, `[*B, H]`. `init` raises `TypeError` if the cell has no synthesizer.
 
     Source: Jaderberg et al. (2017), "Decoupled neural interfaces using synthetic
     gradients", ICML; (2) as in Marschall, Cho & Savin (2020), JMLR 21.

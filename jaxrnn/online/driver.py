@@ -1,8 +1,8 @@
 """Runs a rule over a sequence: the gradient of a loss, computed forwards.
 
 The loss is a sum over steps, R̂ = Σ R̂[t], and R̂[t] depends on the output h[t] and on
-parameters of its own, such as a readout's. A run carries the cell's state and the
-rule's trace, and no gradient waits for the end of the sequence: memory does not depend
+parameters of its own, such as a readout's. The cell's state and the rule's trace are
+carried along, and no gradient waits for the end of the sequence: memory does not depend
 on T, and a stream may be cut into calls anywhere.
 """
 
@@ -68,12 +68,13 @@ def online_start(
       estimator: a rule, such as `rtrl()`.
       cell: a `Cell`; for `stacked` a tuple of them, and so are `params` and `state`.
       params: the cell's parameters.
-      state: the state before the first step, leaves `[*B, H]`: of zeros,
+      state: the state before the first step, leaves `[*B, H]`, such as
         `cell.initial_state(params, (B,))`.
       key: a random key, for a rule that draws.
 
     Raises:
-      TypeError: if an argument is of another kind, or the rule does not take the cell.
+      TypeError, ValueError: if an argument does not fit, or the rule does not take the
+        cell.
     """
     _check_estimator(estimator)
     if key is not None:
@@ -86,11 +87,11 @@ def online_value_and_grad(
 ) -> ValueAndGrad:
     """Returns `(params, carry, batch) -> ((loss, carry), grads)`, computed forwards.
 
-    One scan over the steps: the loss and its gradient are summed, and nothing is kept
-    of a step that is over. `jaxrnn.train.make_step` takes the function as it takes
-    `jax.value_and_grad(...)`. Calls may follow one another on a stream; with an exact
-    rule the sum of their gradients is that of the whole, for as long as the parameters
-    stay the same.
+    It scans over the steps, and sums the loss and its gradient; nothing is kept of a
+    step that is over. `jaxrnn.train.make_step` takes the function as it takes
+    `jax.value_and_grad(...)`. Calls may follow one another on a stream: while the
+    parameters stay the same, the gradients of an exact rule add up to that of the whole
+    stream.
 
     Args:
       estimator: a rule, such as `rtrl()`.
@@ -133,7 +134,7 @@ def online_value_and_grad(
             after = estimator.update(theta, before[0], x, before[1], own_key)
             state, trace = select(now.mask, after, before)
 
-            # Its loss, and the gradient by what is the cell's and by the rest.
+            # Its loss, and the gradients by the cell's parameters and by the rest.
             def loss_of(rest: Any, h: Array) -> Array:
                 return loss_fn(rest, keep(now.mask, h), now.targets)
 
@@ -169,18 +170,18 @@ def online_train_step(
 ) -> TrainStep:
     """Makes a step whose parameters move at every step of a sequence, or every k steps.
 
-    One compiled scan, `(learner, carry, batch) -> (learner, carry, metrics)`. The trace
-    is carried over the updates: it is that of parameters which have moved since, an
-    error of the order of the learning rate. To update once, with the sum over a
+    It is one compiled scan, `(learner, carry, batch) -> (learner, carry, metrics)`. The
+    trace goes on across updates: it was computed with parameters that have moved since,
+    an error of the order of the learning rate. To update once, with the sum over a
     sequence, give `jaxrnn.train.make_step` an `online_value_and_grad`.
 
     Args:
-      estimator: as in `online_value_and_grad`, and so are `loss_fn` and `reset_state`.
-      loss_fn: the same.
+      estimator: a rule, as in `online_value_and_grad`.
+      loss_fn: the loss of one step, as there.
       optimizer: any optax transformation.
-      every: k, the steps of one update, 1 ≤ k. The last update of a call may have fewer
-        of them. Static.
-      reset_state: the same, leaves `[*B, H]`.
+      every: k, the time steps per update, k ≥ 1. The last update of a call may have
+        fewer. Static.
+      reset_state: the state from which reset steps start, as there, leaves `[*B, H]`.
       devices: as in `jaxrnn.train.make_step`.
 
     Returns:
@@ -189,8 +190,8 @@ def online_train_step(
       finite, nothing changes, and the next update starts from the same state and trace.
 
     Raises:
-      TypeError, ValueError: as `online_value_and_grad` and `make_step`, if `every` is
-        not an integer ≥ 1, or if there is no time step.
+      TypeError, ValueError: where `online_value_and_grad` and `make_step` do, or if
+        `every` is not an integer ≥ 1. The step raises `ValueError` if T = 0.
     """
     every = checks.positive("every", every)
     checks.optimizer(optimizer)
@@ -278,7 +279,7 @@ def _top(state: Any) -> Any:
 
 
 def _error(state: Any, dh: Array) -> Any:
-    """Returns g, a tree like the state: zero but for the uppermost output."""
+    """Returns g, a tree like the state: zero except for the uppermost output."""
     zero = jax.tree.map(jnp.zeros_like, state)
     if type(state) is tuple:
         return *zero[:-1], zero[-1]._replace(h=dh)

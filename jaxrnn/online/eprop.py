@@ -1,6 +1,6 @@
 """e-prop: eligibility propagation (Bellec et al., 2020, Nature Communications 11:3625).
 
-The *eligibility trace* of a parameter is its influence on its own unit, along the ways
+The *eligibility trace* of a parameter is its influence on its own unit, along the paths
 that stay within the unit. It is the P of RFLO (`rflo`), with L[t] the Jacobian without
 the recurrent matrices:
 
@@ -43,8 +43,8 @@ def eprop(kappa: float = 0.0) -> Estimator:
       kappa: κ, the share of its past that a leaky readout keeps, 0 ≤ κ < 1. Static.
 
     Raises:
-      TypeError, ValueError: if `kappa` is not a number in [0, 1). `init` raises as that
-        of `rflo`.
+      TypeError, ValueError: if `kappa` is not a number in [0, 1). `init` raises
+        `TypeError` where that of `rflo` does.
 
     Source: Bellec et al. (2020), "A solution to the learning dilemma for recurrent
     networks of spiking neurons", equations 1 to 4 and, for κ, the methods.

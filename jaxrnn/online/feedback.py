@@ -41,7 +41,8 @@ def feedback(
       ValueError: if the shapes do not fit.
     """
     adaptive = arguments.flag("adaptive", adaptive)
-    if jnp.shape(w) != jnp.shape(b) or jnp.shape(h)[-1:] != jnp.shape(w)[:1]:
+    fits = jnp.ndim(w) == 2 and jnp.shape(h)[-1:] == jnp.shape(w)[:1]
+    if not fits or jnp.shape(w) != jnp.shape(b):
         raise ValueError(
             "`w` and `b` must both be [H, O] for `h` [*N, H], but got "
             f"{jnp.shape(w)} and {jnp.shape(b)} for {jnp.shape(h)}."

@@ -1,9 +1,9 @@
 """The influence of the parameters on the state, unit by unit.
 
 If the units of a state do not depend on one another (`jaxrnn.structure`), and each
-number of the parameters acts on one unit, then P[t] has k numbers for each number of
-the parameters: those of its own unit. With B[t] `[n, k, k]` the blocks of J[t], one for
-each unit, u the unit on which the number θ acts, and a and b numbers of that unit,
+number of the parameters acts on one unit, then P[t] is zero outside that unit: it has k
+numbers for each number θ of the parameters. Let B[t] `[n, k, k]` be the blocks of J[t],
+one for each unit, u the unit on which θ acts, and a and b numbers of that unit. Then
 
     P[a, θ] ← Σ_b B[u, a, b] P[b, θ] + M[a, θ]                                     (1)
     dR̂/dθ = Σ_a g[u, a] P[a, θ]                                                    (2)
@@ -27,7 +27,7 @@ from jaxrnn.ops.products import accumulation_dtype
 
 
 class Layout(NamedTuple):
-    """Which units a state has, and what the parameters have to do with them."""
+    """Which units a state has, and on which of them each parameter acts."""
 
     units: structure.Units
     entries: structure.Entries
@@ -55,8 +55,8 @@ def dense(cell: Cell, params: Params) -> Layout:
 def found(cell: Cell, params: Params) -> Layout:
     """Returns the layout with the units that the cell has by itself.
 
-    It is dense if all numbers `[D]` depend on one another, or a number of the
-    parameters acts on several units.
+    The layout is dense if all numbers `[D]` depend on one another, or if a number of
+    the parameters acts on several units.
     """
     x = jnp.zeros(input_size(cell, params))  # only its shape is read
     layout = _layout(cell, params, structure.units(cell, params, x))
@@ -69,9 +69,10 @@ def is_separate(cell: Cell, params: Params) -> bool:
 
 
 def by_index(cell: Cell, params: Params) -> Layout:
-    """Returns the layout with the units of `found`, or else of each index of the state.
+    """Returns the layout of `found`, or, if that is dense, one with a unit per index.
 
-    Unit i then has number i of every leaf of the state, `[H]`: h and c of an LSTM.
+    Unit i then has number i of every leaf of the state, `[H]`: h[i] and c[i] of an
+    LSTM.
 
     Raises:
       TypeError: if there are no such units, because the leaves differ in length or a
@@ -115,13 +116,13 @@ def zero(cell: Cell, params: Params, layout: Layout) -> Influence:
 
 
 def blocks(local: Local, layout: Layout) -> Float[Array, "n k k"]:
-    """Returns the blocks B of a J that is zero outside them: k products."""
+    """Returns the blocks B of a J that is zero outside them, by k products with J."""
     rows = jax.vmap(local.back)(_indicators(layout, local))  # [k, D], of all units
     return jnp.moveaxis(rows[:, np.array(layout.units)], 1, 0)
 
 
 def own_blocks(local: Local, layout: Layout) -> Float[Array, "n k k"]:
-    """Returns the same blocks of any J: D products."""
+    """Returns the blocks of any J, by D products with it."""
     places = np.array(layout.units)
     return local.jacobian()[places[:, :, None], places[:, None, :]]
 

@@ -1,7 +1,7 @@
 """Kronecker-factored RTRL, KF-RTRL (Mujika, Meier & Steger, 2018, NeurIPS).
 
 The influence of a weight matrix is kept as one Kronecker product, P ≈ a ⊗ A with a
-`[R]` and A `[D, C]`, which is right on average. With the M[t] = â ⊗ D of the step
+`[R]` and A `[D, C]`, which is right on average. With M[t] = â ⊗ D of the step
 (`kronecker`), signs c₀, c₁ drawn evenly from ±1, and any factors p₀, p₁ > 0,
 
     a ← c₀ p₀ a + c₁ p₁ â,    A ← c₀ / p₀ J[t] A + c₁ / p₁ D                        (1)
@@ -34,7 +34,7 @@ def kf_rtrl() -> Estimator:
 
     The trace has a vector `[*B, 1, R]` and a matrix `[*B, 1, D, C]` for each weight
     matrix `[R, C]`. `init` raises `TypeError` if a weight matrix of the cell multiplies
-    something else than the input or the state; `update` raises it without a key.
+    anything but the input or the state; `update` raises it without a key.
 
     Source: Mujika, Meier & Steger (2018), "Approximating real-time recurrent learning
     with random Kronecker factors", NeurIPS.

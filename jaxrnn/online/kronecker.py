@@ -44,7 +44,7 @@ class Product(NamedTuple):
 
 
 class Products(NamedTuple):
-    """P of one sequence: for each parameter r products, or what it is, `[D, ...]`."""
+    """P of one sequence: r products for each matrix, and the rest whole, `[D, ...]`."""
 
     cell: Cell
     parts: tuple[Any, ...]
@@ -54,7 +54,8 @@ def factors(cell: Cell, params: Params) -> list[Factor | None]:
     """Returns the factor of each parameter `[R, C]`; None for one that is no matrix.
 
     Raises:
-      TypeError: if a matrix multiplies something else, such as the state times a gate.
+      TypeError: if a matrix multiplies anything but the input or the state, such as
+        the state times a gate.
     """
     leaves, tree = jax.tree.flatten(params)
     found = _factors(cell, tree, tuple(leaf.shape for leaf in leaves))
@@ -75,7 +76,7 @@ def _factors(cell: Cell, tree: Any, shapes: Any) -> list[Factor | None] | None:
         units = influence.dense(cell, params).units
         entries = structure.entries(cell, params, units, x.size)
 
-        # What each matrix multiplies, as far as it is seen.
+        # The vector that each matrix multiplies, as the cell's program shows it.
         found = []
         trees = entries.places, entries.inputs
         for shape, *read in zip(shapes, *map(jax.tree.leaves, trees), strict=True):
@@ -84,7 +85,7 @@ def _factors(cell: Cell, tree: Any, shapes: Any) -> list[Factor | None] | None:
                 return None
             found.append(factor)
 
-        # Whether nothing else is multiplied.
+        # Whether (1) holds: no matrix multiplies anything else.
         @jax.jit
         def difference(params: Params, state: Any, x: Any) -> Array:
             local = step(cell, params, state, x)[1]
@@ -94,7 +95,7 @@ def _factors(cell: Cell, tree: Any, shapes: Any) -> list[Factor | None] | None:
                 for part, m in zip(direct(local, found), whole, strict=True)
                 if isinstance(part, Product)
             ]
-            return jnp.stack(errors).max()
+            return jnp.stack([jnp.zeros(()), *errors]).max()
 
         return found if difference(params, state, x) < TOLERANCE else None
 
@@ -114,8 +115,8 @@ def _factor(places: Any, inputs: Any) -> Factor | None:
 def direct(local: Local, factors: list[Factor | None]) -> list[Any]:
     """Returns M of every parameter: a `Product`, (1), or `[D, ...]`.
 
-    With an input and a state of ones instead of those of the step every a is 1, and
-    each row of M is D.
+    If an input and a state of ones replace those of the step, every a is 1, and each
+    row of M is D.
     """
     before, x = vector(local.before), local.x
     if are_ids(x):
@@ -159,13 +160,13 @@ def advance(
     join: Callable[[Product, Product, PRNGKeyArray], Product],
     key: PRNGKeyArray,
 ) -> Products:
-    """Returns P after a step: exact for vectors `[D, C]`, and as `join` has it.
+    """Returns P after a step: exact for vectors `[D, C]`, joined for matrices.
 
     Args:
       trace: P before the step.
       params: the cell's parameters.
       local: the step.
-      join: returns r products from the r that J has multiplied, and a new one.
+      join: returns r products, given the r that J has multiplied and the new one.
       key: a random key.
     """
     jacobian = local.jacobian()

@@ -1,8 +1,8 @@
 """The weights between units, and the Jacobian without them.
 
 A weight is *lateral* if it multiplies the state of one unit and acts on another. In a
-dense cell these are the recurrent matrix but for its diagonals, one for each gate.
-Without them J is one block for each unit, and costs k products instead of D.
+dense cell all recurrent weights are, except for the diagonal of each gate. Without them
+J has one block for each unit, and takes k products instead of D.
 """
 
 from functools import cache
@@ -36,7 +36,7 @@ def lateral(layout: Layout) -> Params:
 def synapses(layout: Layout) -> Params:
     """Returns which numbers of the parameters belong to recurrent matrices, bools.
 
-    They multiply a state, and lateral ones are among those of the same array `[...]`.
+    They are those that multiply the state, in an array `[...]` with lateral weights.
     """
 
     def of_leaf(is_lateral: Any, places: Any) -> Any:
@@ -64,19 +64,19 @@ def blocks_without(
       local: the step.
       params: the cell's parameters.
       layout: the units of the state.
-      dropped: which parameters are taken to be 0, every lateral one among them, bools
-        `[...]`.
+      dropped: which parameters are taken to be 0, bools `[...]`. All lateral ones must
+        be among them.
     """
     kept = jax.tree.map(lambda p, d: jnp.where(d, 0, p), wide(params), dropped)
     return influence.blocks(local._replace(params_t=transposed(kept)), layout)
 
 
 def are_seen(cell: Cell, params: Params, layout: Layout) -> bool:
-    """Returns whether the lateral weights of a cell are known, all of them.
+    """Returns whether all lateral weights of a cell are known.
 
-    They are not if the cell takes them, or the state that they multiply, from what
-    `linearize` returned, as one that `cell_from_step` made may do. The blocks without
-    them are compared with those of the whole J, at random numbers.
+    They are not if the cell takes them, or the state that they multiply, from the
+    result of `linearize`, as a cell made by `cell_from_step` may do. At random numbers,
+    the blocks without them are compared with those of the whole J.
 
     Args:
       cell: a `Cell`. Static.
@@ -121,4 +121,4 @@ def _are_seen(cell: Cell, tree: Any, shapes: Any, units: Any) -> bool:
 
 
 TOLERANCE = 1e-3
-"""Rounding leaves differences of 1e-6; a weight that is missed, of the order of 1."""
+"""Rounding leaves differences of 1e-6; a weight that was missed, of the order of 1."""

@@ -2,14 +2,15 @@
 
 The influence of a weight matrix is kept as r Kronecker products, P ≈ Σ a_k ⊗ A_k, which
 is right on average. A step turns them into a_k ⊗ J[t] A_k, and adds M[t] = â ⊗ D
-(`kronecker`). These r + 1 products are made r again, with the least variance of all
-unbiased ways. As columns of two matrices, P = L Rᵀ. Rotations X, Y of the columns make
-them orthogonal, L X = Q_L A and R Y = Q_R B with unit columns Q and diagonal A, B, and
-with the singular values A Xᵀ Y B = U diag(d) Vᵀ, the largest first,
+(`kronecker`). These r + 1 products are reduced to r, with the least variance of all
+unbiased ways. Written as columns of two matrices, P = L Rᵀ. Rotations X, Y of the
+columns make them orthogonal, L X = Q_L A and R Y = Q_R B with unit columns Q and
+diagonal A, B. With the singular values A Xᵀ Y B = U diag(d) Vᵀ, the largest first,
 
     P = (Q_L U) diag(d) (Q_R V)ᵀ                                                   (1)
 
-so that diag(d) is left. The m largest numbers are kept, m least with
+so that only diag(d) must be reduced. Its m largest numbers are kept, for the least m
+with
 
     (r - m) d[m+1] ≤ s,    s = Σ_{i>m} d[i]                                        (2)
 
@@ -17,8 +18,8 @@ and the other k + 1 = r + 1 - m become k columns. With signs c drawn evenly from
 
     z[i] = √(1 - k d[i] / s),    diag(d) ≈ (s/k) diag(c) (1 - z zᵀ) diag(c)         (3)
 
-where 1 - z zᵀ = Z Zᵀ for k columns Z orthogonal to z. (3) is d[i] on the diagonal, and
-random signs beside it.
+where 1 - z zᵀ = Z Zᵀ for k columns Z orthogonal to z. The product in (3) has d[i] on
+the diagonal; off it stand terms of random sign, zero on average.
 
     dR̂/dW ≈ Σ_t Σ_k a_k ⊗ (g[t]ᵀ A_k)                                              (4)
 
@@ -45,7 +46,7 @@ def ok(r: int = 1) -> Estimator:
 
     The trace has r vectors `[*B, r, R]` and r matrices `[*B, r, D, C]` for each weight
     matrix `[R, C]`. `init` raises `TypeError` if a weight matrix of the cell multiplies
-    something else than the input or the state; `update` raises it without a key.
+    anything but the input or the state; `update` raises it without a key.
 
     Args:
       r: how many products are kept for each weight matrix, r ≥ 1. Static.
@@ -109,9 +110,9 @@ def _unit_columns(a: Float[Array, "N n"]) -> tuple[Array, Array]:
 def _axes(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Returns the rotation V for which Vᵀ G V is diagonal, by Jacobi's method.
 
-    (1) is an identity for any rotations, so that a remainder beside the diagonal costs
-    no bias. Unlike LAPACK's routines, it may run several times at once: those of jaxlib
-    0.10.2 wait for one another forever, if a program calls two of them on batches.
+    (1) is an identity for any rotations, so a remainder off the diagonal adds no bias.
+    Unlike LAPACK's routines, this may run several times at once: those of jaxlib 0.10.2
+    wait for one another forever if a program calls two of them on batches.
     """
     n = len(gram)
     pairs = [(p, q) for p in range(n) for q in range(p + 1, n)]
@@ -134,7 +135,7 @@ def _axes(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 SWEEPS = 6
-"""Of Jacobi's method, whose remainder is squared by each: from 0.1, 1e-16 after 4."""
+"""Each sweep squares the remainder: 0.1 is 1e-16 after 4 of them."""
 
 
 def _reduced_diagonal(d: Float[Array, " n"], key: PRNGKeyArray) -> Float[Array, "n r"]:
@@ -143,14 +144,15 @@ def _reduced_diagonal(d: Float[Array, " n"], key: PRNGKeyArray) -> Float[Array, 
     r = len(d) - 1
     sums = jnp.cumsum(d[::-1])[::-1]
     m = jnp.argmax((r - jnp.arange(r)) * d[:-1] <= sums[:-1])
-    k, s = r - m, sums[m]
+    k, s = (r - m).astype(d.dtype), sums[m]
     mixed = jnp.arange(len(d)) >= m
     share = jnp.where(s > 0, d / jnp.where(s > 0, s, 1), 1 / (k + 1))
     z = jnp.where(mixed, jnp.sqrt(jnp.maximum(1 - k * share, 0)), 0)
     # A reflection that takes the last unit vector to -z: its other columns are Z, and
     # the unit vectors of the numbers that are kept.
     v = z.at[-1].add(1)
-    others = (jnp.eye(len(d)) - 2 * jnp.outer(v, v) / jnp.vdot(v, v))[:, :-1]
+    unit = jnp.eye(len(d), dtype=d.dtype)
+    others = (unit - 2 * jnp.outer(v, v) / jnp.vdot(v, v))[:, :-1]
     signs = jax.random.rademacher(key, d.shape, d.dtype)
     scales = jnp.sqrt(jnp.where(mixed, s / k, d))
     return (signs * scales)[:, None] * others

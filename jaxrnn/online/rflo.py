@@ -1,8 +1,8 @@
 """Random feedback local online learning, RFLO (Murray, 2019, eLife 8:e43299).
 
-It takes the recurrent matrices out of the Jacobian: what is left of J[t], call it L[t],
-is how a unit keeps its own state, the leak of a leaky network or the gates of an LSTM.
-With one block of L for each unit,
+It takes the recurrent matrices out of the Jacobian J[t]. The rest, L[t], is how a unit
+keeps its own state: the leak of a leaky network, or the gates of an LSTM. With one
+block of L for each unit,
 
     P[t] = L[t] P[t-1] + M[t]                                                      (1)
     dR̂/dθ = Σ g[t]ᵀ P[t]                                                           (2)

@@ -5,9 +5,9 @@ It carries the whole influence,
     P[t] = J[t] P[t-1] + M[t]                                                      (1)
     dR̂/dθ = Σ g[t]ᵀ P[t]                                                           (2)
 
-While the parameters stay the same this is the gradient of backpropagation through time,
-exactly. For a state of D numbers it takes O(D² |θ|) per step, of the order of H⁴ for a
-dense cell of H units, and O(D |θ|) memory, of the order of H³.
+While the parameters stay the same, this is exactly the gradient of backpropagation
+through time. For a state of D numbers it takes O(D² |θ|) per step, of the order of H⁴
+for a dense cell of H units, and O(D |θ|) memory, of the order of H³.
 
 If the units of the state do not depend on one another, and each parameter acts on one
 of them, most of P is zero. Then it takes O(|θ|) per step and O(|θ|) memory: IndRNN,
@@ -28,9 +28,9 @@ from jaxrnn.online.influence import Influence
 def rtrl() -> Estimator:
     """Returns real-time recurrent learning, (1) and (2), for any cell.
 
-    It is exact while the parameters stay the same. The trace is the influence `[*B, k,
-    ...]` of every parameter: k = D numbers for a dense cell, and the few of one unit
-    for a diagonal one.
+    It is exact while the parameters stay the same. The trace is the influence of every
+    parameter, `[*B, k, ...]`: k is D for a dense cell, and the size of one unit if the
+    units are separate.
 
     Source: Williams & Zipser (1989), "A learning algorithm for continually running
     fully recurrent neural networks", Neural Computation 1.

@@ -1,8 +1,8 @@
 """Sparse n-step approximation, SnAp (Menick et al., 2021, ICLR, arXiv:2006.07232).
 
-Of the influence it keeps the numbers that become non-zero within n steps: those of the
-units that a parameter reaches in n - 1 steps along non-zero weights after the one on
-which it acts. With K[n] this pattern of zeros and ones,
+It keeps those numbers of the influence that become non-zero within n steps. A parameter
+acts on one unit, and reaches others in n - 1 more steps along non-zero weights. The
+numbers of all these units are kept. With K[n] this pattern of zeros and ones,
 
     P[t] = K[n] ⊙ (J[t] P[t-1] + M[t])                                             (1)
     dR̂/dθ = Σ g[t]ᵀ P[t]                                                           (2)
@@ -10,8 +10,9 @@ which it acts. With K[n] this pattern of zeros and ones,
 n = 1 keeps for each parameter the numbers of its own unit, and needs of J only the
 blocks on the diagonal, one for each unit: O(|θ|) per step and O(|θ|) memory. It drops
 how a unit acts on itself through others, and is biased; with separate units it drops
-nothing and is exact. n ≥ 2 keeps P whole, `[D, ...]`, with zeros, O(D² |θ|) per step:
-it pays only to study sparse networks. With dense weights n = 2 is RTRL already.
+nothing and is exact. n ≥ 2 stores the whole P, `[D, ...]`, zeros included, and takes
+O(D² |θ|) per step: its only use is the study of sparse networks. With dense weights,
+n = 2 is RTRL already.
 """
 
 from typing import Any, NamedTuple
@@ -40,8 +41,8 @@ def snap(n: int = 1) -> Estimator:
     """Returns SnAp-n, (1) and (2).
 
     The trace is the influence, `[*B, k, ...]` for n = 1 and `[*B, D, ...]` for n ≥ 2.
-    With n ≥ 2 the pattern is that of the weights that are not zero when the trace is
-    made: keep the others at zero (`jaxrnn.constraints`).
+    With n ≥ 2 the pattern follows from the weights that are not zero when the trace is
+    made: keep the others at zero.
 
     Args:
       n: the steps of the pattern, n ≥ 1. Static.
@@ -94,7 +95,7 @@ class Sparse(NamedTuple):
 
     influence: Influence
     reached: Bool[Array, "n n"]
-    """Whether unit i of the state is reached from unit j in n - 1 steps."""
+    """Whether unit j reaches unit i of the state in at most n - 1 steps."""
 
 
 def _init_sparse(cell: Cell, params: Params, n: int) -> Sparse:

@@ -7,11 +7,11 @@ within the present step alone:
 
     g_{l-1}[t] = (∂s_l[t]/∂x_l[t])ᵀ g_l[t]                                         (1)
 
-For the uppermost layer that is all there is. For those below, it leaves out that their
-outputs act on the layers above at later steps too. So with exact rules (`rtrl`) the
-gradient of the uppermost layer is exact, and that of a layer below is if all layers
-above it have no memory; otherwise it is an approximation, and neglects more the longer
-the layers above remember (Zucchet et al., 2023, NeurIPS, "Online learning of
+For the uppermost layer that is the whole error. For those below, it leaves out that
+their outputs act on the layers above at later steps too. So with exact rules (`rtrl`)
+the gradient of the uppermost layer is exact. That of a layer below is exact only if no
+layer above it has memory; otherwise it is an approximation, which neglects more the
+longer the layers above remember (Zucchet et al., 2023, NeurIPS, "Online learning of
 long-range dependencies").
 """
 
@@ -41,16 +41,17 @@ class Layers(NamedTuple):
 def stacked(*rules: Estimator) -> Estimator:
     """Returns the estimator of layers on top of one another, lowest first, (1).
 
-    Its cells, parameters and states are tuples with one entry for each layer, and so is
-    its gradient. Exact for one layer, and for the uppermost of several, if its rule is;
-    approximate for the layers below. Inputs are `[*B, I]` or ids `[*B]`.
+    Its cells, parameters, states and gradient are tuples with one entry for each layer.
+    The gradient of the uppermost layer is exact if its rule is; those of the layers
+    below are approximate. Inputs are `[*B, I]` or ids `[*B]`.
 
     Args:
       *rules: a rule for each layer.
 
     Raises:
-      TypeError, ValueError: if one is no estimator, or there is none. `init` raises
-        `ValueError` unless there are as many cells, parameters and states as rules.
+      TypeError: if a rule is no estimator.
+      ValueError: if there is no rule. `init` raises it unless cells, parameters and
+        states are tuples with one entry for each rule.
     """
     if not rules:
         raise ValueError("`rules` must be at least one estimator, but got none.")

@@ -10,8 +10,8 @@ The variance is least with
 
     ρ₀² = |θ̃| / |J s̃|,    ρ₁² = |Mᵀν| / |ν|                                       (3)
 
-One product with J and one with Mᵀ: O(|θ|) per step, and J is never formed. Its noise is
-the price: it grows with the number of steps that matter and with D.
+A step takes one product with J and one with Mᵀ, so O(|θ|), and J is never formed. The
+price is noise, which grows with the number of steps that matter and with D.
 """
 
 from typing import NamedTuple

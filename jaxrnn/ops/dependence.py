@@ -2,8 +2,8 @@
 
 Numbers of the arguments carry labels, and the equations of the traced program are
 followed: a number carries every label of the numbers from which it is computed. An
-operation that is not known here is taken to mix all numbers that it reads. So a label
-that a number does not carry has no effect on it, whatever the values are, and nothing
+operation that is not known here is taken to mix all numbers that it reads. So a number
+does not depend on the arguments whose labels it lacks, whatever the values are. Nothing
 is computed.
 """
 
@@ -149,7 +149,7 @@ MOVES: dict[str, Callable[[Mask, Any, list[Any]], list[Mask]]] = {
 
 
 def _of_product(params: Any, read: list[Mask | None], shape: Any) -> Mask:
-    """Returns the mask of a product of which one factor depends on λ."""
+    """Returns the mask of a product of two arrays, of which one carries labels."""
     at = 0 if read[0] is not None else 1
     mask: Any = read[at]
     contracted, batch = (axes[at] for axes in params["dimension_numbers"])

@@ -202,6 +202,11 @@ CASES = {
         ValueError,
         "`w` and `b` must both be",
     ),
+    "feedback, vectors": (
+        lambda: online.feedback(jnp.ones((5, 2)), W[0], W[0]),
+        ValueError,
+        "`w` and `b` must both be",
+    ),
     "feedback, a word": (
         lambda: online.feedback(jnp.ones((5, 4)), W, W, adaptive="yes"),
         TypeError,

@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 import jaxrnn
@@ -76,6 +78,57 @@ def test_more_of_the_influence_makes_less_noise():
     """Each by more than a factor of two: the order in which the papers rank them."""
     found = [variance(rule, "elman") for rule in ("uoro", "kf_rtrl", "ok1", "ok2")]
     assert all(2 * less < more for more, less in itertools.pairwise(found)), found
+
+
+def test_float32_stays_float32_where_float64_is_enabled():
+    """The trace keeps its dtype from step to step."""
+    params, state, batch, _ = jax.tree.map(
+        lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a,
+        case_of("elman"),
+    )
+    for estimator in RULES.values():
+        fn = online.online_value_and_grad(estimator, loss_fn)
+        carry = online.online_start(
+            estimator, jaxrnn.elman, params[0], state, jax.random.key(0)
+        )
+        (_, after), grads = jax.eval_shape(fn, params, carry, batch)
+        kinds = [jax.tree.map(lambda a: a.dtype, c.trace) for c in (carry, after)]
+        assert kinds[0] == kinds[1]
+        assert {a.dtype for a in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
+
+
+class Vectors(NamedTuple):
+    a: Array
+    b: Array
+
+
+def test_without_a_matrix_nothing_is_random():
+    """Vectors have their exact influence."""
+
+    def init(key, input_size, hidden_size, dtype=jnp.float64):
+        return Vectors(jnp.full(hidden_size, 0.9, dtype), jnp.ones(hidden_size, dtype))
+
+    def step(params, state, x):
+        return jaxrnn.ElmanState(jnp.tanh(params.a * state.h + params.b * x))
+
+    def initial_state(params, batch_shape):
+        return jaxrnn.ElmanState(
+            jnp.zeros((*batch_shape, *params.a.shape), params.a.dtype)
+        )
+
+    cell = jaxrnn.cell_from_step(init, initial_state, step)
+    theta = init(None, 2, 2)
+    state, x = cell.initial_state(theta, ()), jnp.array([0.3, -0.5])
+    grads = []
+    for rule in (online.rtrl(), online.kf_rtrl(), online.ok(2)):
+        after, trace = state, rule.init(cell, theta, state)
+        for key in jax.random.split(jax.random.key(0), 3):
+            after, trace = rule.update(theta, after, x, trace, key)
+        grads.append(rule.gradient(theta, trace, jaxrnn.ElmanState(jnp.ones(2))))
+    for found in grads[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, grads[0]
+        )
 
 
 def products(rows, columns, count, seed=0):
