@@ -44,11 +44,7 @@ def read(folder: Path, result: str) -> Found:
         seed, or no run in it has this result.
     """
     swept, curves, levels = load_sweep(folder), [], {}
-    if len(swept.keys) > 2:
-        raise ConfigError(
-            "a sweep must have at most two axes beside the seed, but this one has "
-            f"{swept.keys}. Sweep over fewer."
-        )
+    swept.check_can_be_drawn()
     for place, points in swept.places().items():
         for point in points:
             if result not in point.results:

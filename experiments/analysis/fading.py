@@ -44,11 +44,7 @@ def measure(folder: Path) -> tuple[list[str], list[Profiled]]:
       missing.
     """
     swept, runs = load_sweep(folder), []
-    if len(swept.keys) > 2:
-        raise ConfigError(
-            "a sweep must have at most two axes beside the seed, but this one has "
-            f"{swept.keys}. Sweep over fewer."
-        )
+    swept.check_can_be_drawn()
     for place, points in swept.places().items():
         for point in points:
             if not point.results:

@@ -67,6 +67,14 @@ class Sweep(NamedTuple):
         whole = len(self.points) == self.planned
         return whole and all(point.results for point in self.points)
 
+    def check_can_be_drawn(self) -> None:
+        """Raises `ConfigError` if there are more axes than a figure has room for."""
+        if len(self.keys) > 2:
+            raise ConfigError(
+                "a sweep must have at most two axes beside the seed, but this one has "
+                f"{self.keys}. Sweep over fewer."
+            )
+
     def places(self) -> dict[tuple[str, ...], list[Point]]:
         """Returns the points of all seeds, by the first value of each axis."""
         groups: dict[tuple[str, ...], list[Point]] = {}
